@@ -1,0 +1,1 @@
+"""bytemodel: a hierarchical transformer that reads and writes raw bytes."""

@@ -1,0 +1,78 @@
+"""Reading and writing files so that nothing is ever lost or half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from cpusim.errors import UserError
+
+
+def describe_os_error(error: OSError) -> str:
+    """The operating system's reason, lower-cased, without errno or path."""
+    return (error.strerror or str(error)).lower()
+
+
+def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
+    """The whole file. Raises `UserError` if it cannot be read.
+
+    With `limit`, at most `limit + 1` bytes are read, so that a caller can tell
+    "too long" without loading a huge file.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory where a file is expected; name a file inside it")
+    try:
+        with open(path, "rb") as file:
+            return file.read(-1 if limit is None else limit + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the name") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({describe_os_error(error)}); check its permissions"
+        ) from None
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise `UserError` if writing `path` would destroy something without `force`."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory where a file is expected; name a file inside it")
+    if path.exists() and not force:
+        raise UserError(f"{path}: already exists; use --force to replace it")
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
+    """Write to a temporary name beside `path`, then rename.
+
+    `path` either keeps its old content or gets the whole new one: an error, a full
+    disk or Ctrl-C leaves no trace. Raises `UserError` if the file exists (unless
+    `force`) or cannot be written.
+    """
+    refuse_existing(path, force=force)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except FileNotFoundError:
+        raise UserError(f"{path}: the folder {path.parent} does not exist; create it") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({describe_os_error(error)})") from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; give the result the mode that open() would have given.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({describe_os_error(error)}); what was there is unchanged"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
