@@ -60,8 +60,10 @@ class CommandGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()  # so that a full disk or a closed pipe is noticed here
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # so that a full disk or a closed pipe is noticed here
         except UserError as error:
             raise Failure(str(error)) from None
         except KeyboardInterrupt:
@@ -79,7 +81,6 @@ class CommandGroup(click.Group):
         except Exception:
             traceback.print_exc()
             raise click.exceptions.Exit(INTERNAL_ERROR) from None
-        return result
 
 
 def _abandon_stdout() -> None:

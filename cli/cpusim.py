@@ -1,0 +1,248 @@
+"""The `cpusim` program: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from cli.group import CommandGroup
+from cpusim import __version__
+from cpusim.assembler import assemble_file, disassemble, parse_number, program_slots
+from cpusim.errors import UserError, nearest
+from cpusim.files import atomic_write, refuse_existing
+from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS, SLOTS
+from cpusim.loader import load_program
+from cpusim.reference import DEFAULT_MAX_STEPS, Run, Stop
+from cpusim.reference import run as run_reference
+
+# Only what is cheap stands above: rich, numpy, numba and torch are imported by the
+# commands that use them, so that the others start at once.
+
+
+def _byte(text: str) -> int:
+    number = parse_number(text)
+    if number is None:
+        raise click.BadParameter(f"{text!r} is no number; write it as 200, 0xc8 or 0b11001000")
+    if number > 255:
+        raise click.BadParameter(f"{text!r} is outside 0..255")
+    return number
+
+
+def _byte_option(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+    return None if text is None else _byte(text)
+
+
+def _registers_option(
+    _: click.Context, __: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, int]:
+    """Register values from texts such as `A=1,B=0x20`; the last one of a register counts."""
+    values = {}
+    for part in ",".join(texts).split(",") if texts else ():
+        name, equals, number = (text.strip() for text in part.partition("="))
+        if not equals:
+            raise click.BadParameter(f"{part!r} is no assignment; write it like A=1,B=2")
+        if len(name) != 1 or name.upper() not in REGISTERS:
+            close = nearest(name, REGISTERS)
+            hint = f"; did you mean {close}?" if close else ""
+            if name.upper() == "ACC":
+                hint = "; --acc sets the accumulator"
+            raise click.BadParameter(
+                f"{name!r} is no register ({REGISTERS[0]}..{REGISTERS[-1]}){hint}"
+            )
+        values[name.upper()] = _byte(number)
+    return values
+
+
+FILE = click.Path(path_type=Path)
+force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cpusim")
+def main() -> None:
+    """A small, exact CPU: assemble, run, trace, verify and generate programs.
+
+    \b
+    Examples:
+      cpusim isa                                the instructions it knows
+      cpusim run examples/fibonacci.s           every state of a program
+      cpusim generate data --count 10000        programs and their traces
+    """
+
+
+@main.command()
+@click.argument("source", metavar="SRC.s", type=FILE)
+@click.option("-o", "--output", type=FILE, metavar="OUT.bin", required=True, help="Memory image.")
+@force_option
+def asm(source: Path, output: Path, force: bool) -> None:
+    """Assemble text into the 1,024-byte memory image.
+
+    One instruction a line; commas between operands are optional; a comment starts with
+    ; or #. `cpusim isa` lists the instructions.
+
+    \b
+    Examples:
+      cpusim asm examples/sort.s -o sort.bin
+      cpusim asm examples/sort.s -o sort.bin --force
+    """
+    refuse_existing(output, force=force)
+    memory = assemble_file(source)
+    with atomic_write(output, force=force) as file:
+        file.write(memory)
+    _notice(f"wrote {output}: {_count(program_slots(memory), 'instruction')}")
+
+
+@main.command()
+@click.argument("file", type=FILE)
+def disasm(file: Path) -> None:
+    """Print the program of a memory image, a trace or an assembly file.
+
+    The output assembles back to the same memory. Four bytes that are no instruction print
+    as .byte; the zeros after the program, which are HLT, print as one HLT.
+
+    \b
+    Examples:
+      cpusim disasm sort.bin
+      cpusim disasm trace.bin > program.s
+    """
+    click.echo("\n".join(disassemble(load_program(file).memory)))
+
+
+@main.command()
+@json_option
+def isa(as_json: bool) -> None:
+    """Print the instruction table.
+
+    \b
+    Examples:
+      cpusim isa
+      cpusim isa --json
+    """
+    from cli import render
+
+    if as_json:
+        click.echo(json.dumps(render.isa_json(), indent=2))
+        return
+    console = render.stdout()
+    for line in render.isa_lines():
+        console.print(line)
+    console.print(f"\n{render.ISA_LEGEND}")
+
+
+@main.command()
+@click.argument("file", type=FILE)
+@click.option(
+    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+@click.option("--trace", type=FILE, metavar="OUT.bin", help="Also write memory and all states.")
+@click.option("--acc", metavar="0..255", callback=_byte_option, help="Initial accumulator.")
+@click.option(
+    "--set",
+    "registers",
+    metavar="R=N[,R=N...]",
+    multiple=True,
+    callback=_registers_option,
+    help="Initial registers: A=1,B=0x20.",
+)
+@click.option(
+    "--random-state",
+    type=int,
+    metavar="SEED",
+    help="Random accumulator and registers; --acc and --set still apply.",
+)
+@click.option(
+    "--max-steps",
+    type=click.IntRange(1, 1_000_000),
+    default=DEFAULT_MAX_STEPS,
+    show_default=True,
+    help="Give up on a program that has not stopped by then.",
+)
+@force_option
+def run(
+    file: Path,
+    style: str,
+    trace: Path | None,
+    acc: int | None,
+    registers: dict[str, int],
+    random_state: int | None,
+    max_steps: int,
+    force: bool,
+) -> None:
+    """Run a program and print every state it goes through.
+
+    FILE is assembly (.s), a memory image (at most 1,024 bytes) or a trace, whose memory
+    and first state are used. Each line shows the instruction about to execute; what the
+    one above it changed is marked with *.
+
+    \b
+    Examples:
+      cpusim run examples/fibonacci.s
+      cpusim run examples/checksum.s --random-state 7
+      cpusim run sort.bin --set A=3,B=0x10 --acc 255
+      cpusim run sort.bin --trace trace.bin --format json
+    """
+    if trace is not None:
+        refuse_existing(trace, force=force)
+    program = load_program(file)
+    state = bytearray(program.state)
+    if random_state is not None:
+        from random import Random
+
+        values = Random(random_state).randbytes(1 + len(REGISTERS))
+        state[ACC], state[FIRST_REGISTER:] = values[0], values[1:]
+    if acc is not None:
+        state[ACC] = acc
+    for name, value in registers.items():
+        state[FIRST_REGISTER + REGISTERS.index(name)] = value
+    result = run_reference(program.memory, bytes(state), max_steps=max_steps)
+    _print_run(file, result, style)
+    if result.stop is not Stop.HALTED:
+        raise UserError(_why_stopped(file, result))
+    if trace is not None:
+        with atomic_write(trace, force=force) as out:
+            out.write(program.memory + b"".join(result.records))
+        _notice(f"wrote {trace}: {_count(len(result.records), 'state')}")
+
+
+def _print_run(file: Path, result: Run, style: str) -> None:
+    from cli import render
+
+    if style == "json":
+        report = {
+            "file": str(file),
+            "stop": result.stop,
+            "reason": result.reason,
+            "steps": result.steps,
+            "states": render.states_json(result.records),
+        }
+        click.echo(json.dumps(report))
+        return
+    console = render.stdout()
+    for line in render.state_lines(result.records):
+        console.print(line)
+    console.print(render.STATE_LEGEND, style=render.QUIET)
+    if result.stop is Stop.HALTED:
+        console.print(f"halted after {_count(result.steps, 'step')}")
+
+
+def _why_stopped(file: Path, result: Run) -> str:
+    if result.stop is Stop.ILLEGAL:
+        return f"{file}: {result.reason} (step {result.steps})"
+    if result.steps > SLOTS:
+        return (
+            f"{file}: no HLT in any of the {SLOTS} slots, so the last one repeats for ever;"
+            f" stopped after {result.steps:,} steps"
+        )
+    return f"{file}: no HLT within {_count(result.steps, 'step')}; allow more with --max-steps"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _notice(text: str) -> None:
+    """What was done, on stderr: stdout holds results alone."""
+    click.echo(text, err=True)
