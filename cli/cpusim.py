@@ -207,6 +207,56 @@ def run(
         _notice(f"wrote {trace}: {_count(len(result.records), 'state')}")
 
 
+@main.command()
+@click.argument("file", metavar="TRACE", type=FILE)
+@click.option(
+    "--index", type=click.IntRange(min=0), help="Which trace of a packed shard, counting from 0."
+)
+@json_option
+def inspect(file: Path, index: int | None, as_json: bool) -> None:
+    """Print the states that a trace recorded, as they stand in the file.
+
+    Nothing is run: `cpusim verify` says whether the CPU would go through the same states.
+
+    \b
+    Examples:
+      cpusim inspect trace.bin
+      cpusim inspect data/train-00000.shard --index 17
+      cpusim inspect trace.bin --json
+    """
+    from cpusim.trace import is_shard, open_shard, read_trace
+
+    name = str(file)
+    if index is not None or (file.is_file() and is_shard(file)):
+        shard = open_shard(file)
+        if index is None or index >= len(shard):
+            raise UserError(
+                f"{file}: is a shard of {_count(len(shard), 'trace')};"
+                f" choose one with --index 0 to --index {len(shard) - 1}"
+            )
+        trace = shard.trace(index)
+        name = f"{file}[{index}]"
+    else:
+        trace = read_trace(file)
+    from cli import render
+
+    records = [bytes(record) for record in trace.records]
+    program = disassemble(trace.memory)
+    if as_json:
+        states = render.states_json(records)
+        report = {"file": name, "steps": len(records) - 1, "program": program, "states": states}
+        click.echo(json.dumps(report))
+        return
+    console = render.stdout()
+    console.print(
+        f"{name}: {_count(len(program), 'instruction')} in memory,"
+        f" {_count(len(records) - 1, 'step')} recorded\n"
+    )
+    for line in render.state_lines(records):
+        console.print(line)
+    console.print(render.STATE_LEGEND, style=render.QUIET)
+
+
 def _print_run(file: Path, result: Run, style: str) -> None:
     from cli import render
 

@@ -65,43 +65,49 @@ def changed_fields(before: bytes, after: bytes) -> list[str]:
     return [name for name, offset in _VALUES.items() if before[offset] != after[offset]]
 
 
-def state_lines(records: Sequence[bytes], isa: InstructionSet = ISA) -> Iterator[Text]:
-    """A table of a run's states, a line each, 77 columns wide; the first is the initial one.
+def state_lines(
+    records: Sequence[bytes], isa: InstructionSet = ISA, *, first: int = 0
+) -> Iterator[Text]:
+    """A table of a run's states, a line each, 77 columns wide; `first` numbers the first.
 
     What differs from the state above is bold and marked `*`, so that it shows without
     colour too. Equal states in a row, as a program without HLT gives, become one line.
     """
-    digits = max(4, len(str(len(records) - 1)))
+    digits = max(4, len(str(first + len(records) - 1)))
     columns = "".join(f"{name:>4} " for name in _VALUES)
     yield Text(f"{'step':>{digits}}   PC  {'instruction':<12}{columns}".rstrip(), style=HEADING)
-    step = 0
+    step = first
     before = records[0]
     for record, group in groupby(records):
         count = sum(1 for _ in group)
         for _ in range(1 if count >= _ALIKE else count):
-            line = Text(f"{step:>{digits}}", style="")
-            line.stylize(QUIET)
-            line.append(f"  {record[PC]:>3}  ")
-            instruction = instruction_text(record, isa) if step else Text("(start)", style=QUIET)
-            instruction.align("left", 12)
-            line.append_text(instruction)
-            changed = changed_fields(before, record)
-            for name, offset in _VALUES.items():
-                value = record[offset]
-                if name in changed:
-                    line.append(f"{value:>4}*", style=CHANGED)
-                else:
-                    line.append(f"{value:>4} ", style="" if value else QUIET)
-            line.rstrip()
-            yield line
-            step += 1
+            yield _state_line(step, digits, before, record, isa)
             before = record
+            step += 1
         if count >= _ALIKE:
             step += count - 1
             yield Text(
                 f"{'...':>{digits}}  the same {count - 1:,} times more, up to step {step - 1:,}",
                 style=QUIET,
             )
+
+
+def _state_line(step: int, digits: int, before: bytes, record: bytes, isa: InstructionSet) -> Text:
+    line = Text()
+    line.append(f"{step:>{digits}}", style=QUIET)
+    line.append(f"  {record[PC]:>3}  ")
+    instruction = instruction_text(record, isa) if step else Text("(start)", style=QUIET)
+    instruction.align("left", 12)
+    line.append_text(instruction)
+    changed = changed_fields(before, record)
+    for name, offset in _VALUES.items():
+        value = record[offset]
+        if name in changed:
+            line.append(f"{value:>4}*", style=CHANGED)
+        else:
+            line.append(f"{value:>4} ", style="" if value else QUIET)
+    line.rstrip()
+    return line
 
 
 STATE_LEGEND = "* changed by the instruction in the line above"

@@ -43,7 +43,7 @@ def load_program(path: Path, *, isa: InstructionSet = ISA) -> Program:
         from cpusim.trace import read_trace  # numpy: an image or assembly does without
 
         trace = read_trace(path)
-        return Program(trace.memory, trace.records[0])
+        return Program(trace.memory, trace.initial_state)
     if len(head) > MEMORY_SIZE:
         raise UserError(
             f"{path}: {len(head):,} bytes is neither a memory image (at most {MEMORY_SIZE:,})"
