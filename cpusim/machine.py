@@ -132,7 +132,7 @@ def _count(
     states: Bytes,
     decode: Bytes,
     forms: npt.NDArray[np.int64],
-    max_steps: int,
+    limits: Offsets,
     steps: Offsets,
     stops: Bytes,
 ) -> None:
@@ -144,7 +144,7 @@ def _count(
         slot = int(states[p, PC])
         fetched = 0
         stop = _STEP_LIMIT
-        while fetched < max_steps:
+        while fetched < limits[p]:
             word = memories[p, slot * INSTRUCTION_SIZE : (slot + 1) * INSTRUCTION_SIZE]
             row = _form_of(word, decode, forms)
             fetched += 1
@@ -155,7 +155,7 @@ def _count(
                 stop = _HALTED
                 break
             if slot == SLOTS - 1:
-                fetched = max_steps
+                fetched = limits[p]
                 break
             slot += 1
         steps[p] = fetched
@@ -202,13 +202,14 @@ def run_batch(
     memories: Bytes,
     states: Bytes,
     *,
-    max_steps: int = DEFAULT_MAX_STEPS,
+    max_steps: int | Offsets = DEFAULT_MAX_STEPS,
     isa: InstructionSet = ISA,
     threads: int = 1,
 ) -> RunBatch:
     """Run every program from its state until HLT, an illegal instruction or `max_steps` fetches.
 
-    `memories`: uint8[P, 1024]; `states`: uint8[P, 16], any bytes. Raises ValueError on
+    `memories`: uint8[P, 1024]; `states`: uint8[P, 16], any bytes; `max_steps`: one limit for
+    all, or int64[P]. Raises ValueError on
     any other shape or type.
     """
     if memories.shape[1:] != (MEMORY_SIZE,) or memories.dtype != np.uint8:
@@ -217,11 +218,12 @@ def run_batch(
         raise ValueError(f"states are {states.dtype}{list(states.shape)}, not uint8[P, 16]")
     table = tables(isa)
     count = len(memories)
+    limits = np.ascontiguousarray(np.broadcast_to(np.asarray(max_steps, np.int64), count))
     steps = np.empty(count, np.int64)
     stops = np.empty(count, np.uint8)
     memories = np.ascontiguousarray(memories)
     states = np.ascontiguousarray(states)
-    _count(memories, states, table.decode, table.forms, max_steps, steps, stops)
+    _count(memories, states, table.decode, table.forms, limits, steps, stops)
     offsets = np.zeros(count + 1, np.int64)
     np.cumsum(steps + 1, out=offsets[1:])
     records = np.empty((int(offsets[-1]), STATE_SIZE), np.uint8)

@@ -49,6 +49,7 @@ from cpusim.jit import kernel
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.uint64]
 
 Distribution = Literal["published", "uniform", "mixed"]
 DISTRIBUTIONS: tuple[Distribution, ...] = ("published", "uniform", "mixed")
@@ -359,7 +360,7 @@ def _generate(
     lengths: Ints,
     distribution: int,
     seed: np.uint64,
-    start: np.uint64,
+    numbers: Numbers,
     min_length: int,
     max_length: int,
     buckets: Ints,
@@ -369,12 +370,12 @@ def _generate(
     loader: int,
     mover: int,
 ) -> None:
-    """Fill zeroed memories and states with programs `start`, `start + 1`, ..."""
+    """Fill zeroed memories and states with the programs of these numbers."""
     values = np.empty(_PLACES, np.int64)
     holders = np.empty(_PLACES, np.int64)
     seed_key = _mix(seed + _GAMMA)
     for i in range(lengths.size):
-        key = _mix(seed_key ^ _mix(start + np.uint64(i)))
+        key = _mix(seed_key ^ _mix(numbers[i]))
         first = _draw(key, 0)
         length = min_length + _below(first & _LOW32, max_length - min_length + 1)[0]
         lengths[i] = length
@@ -421,6 +422,26 @@ def generate(
     Lengths are uniform from `min_length` to `max_length` (1..256, HLT included). Raises
     `UserError` for lengths out of range, a seed outside 0..2**64-1 or an unknown distribution.
     """
+    return generate_numbered(
+        np.arange(start, start + count, dtype=np.uint64),
+        distribution=distribution,
+        seed=seed,
+        min_length=min_length,
+        max_length=max_length,
+        isa=isa,
+    )
+
+
+def generate_numbered(
+    numbers: Numbers,
+    *,
+    distribution: Distribution = "published",
+    seed: int,
+    min_length: int = 1,
+    max_length: int = 255,
+    isa: InstructionSet = ISA,
+) -> Programs:
+    """The programs of these numbers (uint64[N]) in `seed`'s sequence; see `generate`."""
     if distribution not in DISTRIBUTIONS:
         known = ", ".join(DISTRIBUTIONS)
         raise UserError(f"distribution {distribution!r} does not exist; choose one of {known}")
@@ -432,6 +453,7 @@ def generate(
     if not 0 <= seed < 1 << 64:
         raise UserError(f"seed {seed} is out of range; choose one from 0 to 2**64 - 1")
     table = _tables(isa)
+    count = len(numbers)
     programs = Programs(
         np.zeros((count, MEMORY_SIZE), np.uint8),
         np.zeros((count, STATE_SIZE), np.uint8),
@@ -443,7 +465,7 @@ def generate(
         programs.lengths,
         DISTRIBUTIONS.index(distribution),
         np.uint64(seed),
-        np.uint64(start),
+        numbers,
         min_length,
         max_length,
         table.buckets,

@@ -45,6 +45,8 @@ MAGIC = b"CPUTRACE"
 VERSION = 1
 _HEADER = struct.Struct("<8sIIQQQII12xI")
 _HASH_SIZE = 8
+MUST_BE_ZERO = (PC, *range(IR, IR + INSTRUCTION_SIZE))
+"""The bytes of record 0 that are 0 in every trace."""
 _RULE = f"{MEMORY_SIZE:,} + a multiple of {STATE_SIZE}"
 
 
@@ -84,17 +86,19 @@ def parse_trace(data: bytes, name: str) -> Trace:
     records = np.frombuffer(data, np.uint8, offset=MEMORY_SIZE).reshape(-1, STATE_SIZE)
     wrong = impossible_start(records[0])
     if wrong is not None:
-        raise UserError(
-            f"{name}: record 0 has {FIELDS[wrong]} {records[0, wrong]}, but every run starts"
-            " with PC and IR at 0; it is damaged or no trace"
-        )
+        raise UserError(f"{name}: {wrong}; it is damaged or no trace")
     return Trace(data[:MEMORY_SIZE], records)
 
 
-def impossible_start(state: Bytes) -> int | None:
-    """The first byte of a record 0 that no run starts with, or None."""
-    fields = (PC, *range(IR, IR + INSTRUCTION_SIZE))
-    return next((field for field in fields if state[field]), None)
+def impossible_start(state: Bytes) -> str | None:
+    """What is wrong with a record 0 that no run can start from, or None."""
+    for field in MUST_BE_ZERO:
+        if state[field]:
+            return (
+                f"record 0 has {FIELDS[field]} {state[field]}, but every run starts with PC and"
+                " IR at 0"
+            )
+    return None
 
 
 def read_trace(path: Path) -> Trace:
