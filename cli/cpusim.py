@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from cli.group import CommandGroup
+from cli.options import FILE, force_option, json_option, start_options, start_state
 from cpusim import __version__
-from cpusim.assembler import assemble_file, disassemble, parse_number, program_slots
-from cpusim.errors import UserError, nearest
+from cpusim.assembler import assemble_file, disassemble, program_slots
+from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing
-from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS, SLOTS
+from cpusim.isa import SLOTS
 from cpusim.loader import load_program
 from cpusim.reference import DEFAULT_MAX_STEPS, Run, Stop
 from cpusim.reference import run as run_reference
@@ -21,46 +22,11 @@ from cpusim.reference import run as run_reference
 # commands that use them, so that the others start at once.
 
 
-def _byte(text: str) -> int:
-    number = parse_number(text)
-    if number is None:
-        raise click.BadParameter(f"{text!r} is no number; write it as 200, 0xc8 or 0b11001000")
-    if number > 255:
-        raise click.BadParameter(f"{text!r} is outside 0..255")
-    return number
-
-
-def _byte_option(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
-    return None if text is None else _byte(text)
-
-
-def _registers_option(
-    _: click.Context, __: click.Parameter, texts: tuple[str, ...]
-) -> dict[str, int]:
-    """Register values from texts such as `A=1,B=0x20`; the last one of a register counts."""
-    values = {}
-    for part in ",".join(texts).split(",") if texts else ():
-        name, equals, number = (text.strip() for text in part.partition("="))
-        if not equals:
-            raise click.BadParameter(f"{part!r} is no assignment; write it like A=1,B=2")
-        if len(name) != 1 or name.upper() not in REGISTERS:
-            close = nearest(name, REGISTERS)
-            hint = f"; did you mean {close}?" if close else ""
-            if name.upper() == "ACC":
-                hint = "; --acc sets the accumulator"
-            raise click.BadParameter(
-                f"{name!r} is no register ({REGISTERS[0]}..{REGISTERS[-1]}){hint}"
-            )
-        values[name.upper()] = _byte(number)
-    return values
-
-
-FILE = click.Path(path_type=Path)
-force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-
-
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=CommandGroup,
+    lazy={"compare": "cli.compare:compare"},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="cpusim")
 def main() -> None:
     """A small, exact CPU: assemble, run, trace, verify and generate programs.
@@ -138,21 +104,7 @@ def isa(as_json: bool) -> None:
     "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
 @click.option("--trace", type=FILE, metavar="OUT.bin", help="Also write memory and all states.")
-@click.option("--acc", metavar="0..255", callback=_byte_option, help="Initial accumulator.")
-@click.option(
-    "--set",
-    "registers",
-    metavar="R=N[,R=N...]",
-    multiple=True,
-    callback=_registers_option,
-    help="Initial registers: A=1,B=0x20.",
-)
-@click.option(
-    "--random-state",
-    type=int,
-    metavar="SEED",
-    help="Random accumulator and registers; --acc and --set still apply.",
-)
+@start_options
 @click.option(
     "--max-steps",
     type=click.IntRange(1, 1_000_000),
@@ -187,17 +139,8 @@ def run(
     if trace is not None:
         refuse_existing(trace, force=force)
     program = load_program(file)
-    state = bytearray(program.state)
-    if random_state is not None:
-        from random import Random
-
-        values = Random(random_state).randbytes(1 + len(REGISTERS))
-        state[ACC], state[FIRST_REGISTER:] = values[0], values[1:]
-    if acc is not None:
-        state[ACC] = acc
-    for name, value in registers.items():
-        state[FIRST_REGISTER + REGISTERS.index(name)] = value
-    result = run_reference(program.memory, bytes(state), max_steps=max_steps)
+    state = start_state(program.state, acc, registers, random_state)
+    result = run_reference(program.memory, state, max_steps=max_steps)
     _print_run(file, result, style)
     if result.stop is not Stop.HALTED:
         raise UserError(_why_stopped(file, result))

@@ -37,7 +37,8 @@ _ALIKE = 3  # this many equal states in a row or more are shown as one
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Let BrokenPipeError go on to `CommandGroup`, which knows the exit code."""
+        """Rich would end the program here; `CommandGroup` knows the exit code."""
+        raise BrokenPipeError
 
 
 def stdout() -> Console:
@@ -151,7 +152,7 @@ def isa_lines(isa: InstructionSet = ISA) -> Iterator[Text]:
 ISA_LEGEND = f"""\
 x, y, z   registers {REGISTERS[0]}..{REGISTERS[-1]}, encoded 1..{len(REGISTERS)}
 imm       a number from 0 to 255, in decimal, 0x hexadecimal or 0b binary
-An instruction is four bytes, [opcode, x, y, z]; a byte its form does not use is 0."""
+An instruction is four bytes [opcode, x, y, z]; a byte its form leaves out is 0."""
 
 
 def isa_json(isa: InstructionSet = ISA) -> list[dict[str, Any]]:

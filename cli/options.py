@@ -1,0 +1,91 @@
+"""What several commands take: files, --force, --json, and the options that set a first state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from cpusim.assembler import parse_number
+from cpusim.errors import nearest
+from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS
+
+FILE = click.Path(path_type=Path)
+force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def _byte(text: str) -> int:
+    number = parse_number(text)
+    if number is None:
+        raise click.BadParameter(f"{text!r} is no number; write it as 200, 0xc8 or 0b11001000")
+    if number > 255:
+        raise click.BadParameter(f"{text!r} is outside 0..255")
+    return number
+
+
+def _byte_option(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+    return None if text is None else _byte(text)
+
+
+def _registers_option(
+    _: click.Context, __: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, int]:
+    """Register values from texts such as `A=1,B=0x20`; the last one of a register counts."""
+    values = {}
+    for part in ",".join(texts).split(",") if texts else ():
+        name, equals, number = (text.strip() for text in part.partition("="))
+        if not equals:
+            raise click.BadParameter(f"{part!r} is no assignment; write it like A=1,B=2")
+        if len(name) != 1 or name.upper() not in REGISTERS:
+            close = nearest(name, REGISTERS)
+            hint = f"; did you mean {close}?" if close else ""
+            if name.upper() == "ACC":
+                hint = "; --acc sets the accumulator"
+            raise click.BadParameter(
+                f"{name!r} is no register ({REGISTERS[0]}..{REGISTERS[-1]}){hint}"
+            )
+        values[name.upper()] = _byte(number)
+    return values
+
+
+def start_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that `start_state` takes."""
+    options = (
+        click.option("--acc", metavar="0..255", callback=_byte_option, help="Initial accumulator."),
+        click.option(
+            "--set",
+            "registers",
+            metavar="R=N[,R=N...]",
+            multiple=True,
+            callback=_registers_option,
+            help="Initial registers: A=1,B=0x20.",
+        ),
+        click.option(
+            "--random-state",
+            type=int,
+            metavar="SEED",
+            help="Random accumulator and registers; --acc and --set still apply.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def start_state(
+    state: bytes, acc: int | None, registers: dict[str, int], random_state: int | None
+) -> bytes:
+    """The first state that the options ask for; where they say nothing, `state`'s."""
+    start = bytearray(state)
+    if random_state is not None:
+        from random import Random
+
+        values = Random(random_state).randbytes(1 + len(REGISTERS))
+        start[ACC], start[FIRST_REGISTER:] = values[0], values[1:]
+    if acc is not None:
+        start[ACC] = acc
+    for name, value in registers.items():
+        start[FIRST_REGISTER + REGISTERS.index(name)] = value
+    return bytes(start)
