@@ -1,0 +1,191 @@
+"""Checkpoints: atomic save, complete resume, safe load, retention.
+
+A checkpoint is one file written by `torch.save`: a dict with `format`, `version`,
+`config`, `model` (tensors), `info` (how it came to be) and, for one that training can
+resume from, `training` (step, optimizers, the configuration of the run).
+
+A run folder keeps its resumable checkpoints in `checkpoints/step-00001000.pt`, each with
+a marker `step-00001000.json` that holds size and SHA-256 and is written last: a file
+without a fitting marker was cut short and is never picked up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bytemodel.config import ConfigError, ModelConfig
+from bytemodel.model import ByteModel
+from cpusim.errors import UserError
+from cpusim.files import atomic_write, describe_os_error
+
+FORMAT = "neural-cpu-lab byte model"
+VERSION = 1
+KEEP = 2
+"""Resumable checkpoints that a run folder keeps."""
+
+
+class CheckpointError(UserError):
+    """A file that is no usable checkpoint."""
+
+
+@dataclass
+class Checkpoint:
+    """A loaded checkpoint. `model` is in evaluation mode and in float32."""
+
+    path: Path
+    model: ByteModel
+    info: dict[str, Any]
+    training: dict[str, Any] | None
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+
+def save(
+    path: Path,
+    model: ByteModel,
+    *,
+    info: dict[str, Any],
+    training: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    force: bool = False,
+) -> None:
+    """Write a checkpoint atomically; `dtype` rounds the weights (bfloat16 halves the file)."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": model.config.to_dict(),
+        "model": {
+            name: tensor.detach().to("cpu", dtype or tensor.dtype)
+            for name, tensor in model.state_dict().items()
+        },
+        "info": info,
+    }
+    if training is not None:
+        content["training"] = training
+    with atomic_write(path, force=force) as file:
+        torch.save(content, file)
+
+
+def load(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
+    """Load a checkpoint file, or the newest good one of a run folder, without running code in it.
+
+    Raises `CheckpointError` for anything that is not a checkpoint of ours.
+    """
+    if path.is_dir():
+        path = newest_in_run(path)
+    content = _read(path)
+    try:
+        config = ModelConfig.from_dict(content["config"])
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: holds no usable model configuration ({error})") from None
+    weights = content.get("model")
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{path}: holds no weights; train or download the checkpoint again")
+    # Built without memory first, so that a config that lies about its size costs nothing.
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in ByteModel(config).state_dict().items()}
+    for name, shape in expected.items():
+        tensor = weights.get(name)
+        if not isinstance(tensor, torch.Tensor):
+            raise CheckpointError(f"{path}: the tensor {name!r} is missing; it was cut or altered")
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{path}: the tensor {name!r} has shape {tuple(tensor.shape)} where its"
+                f" configuration says {tuple(shape)}"
+            )
+    unknown = sorted(set(map(str, weights)) - set(expected))
+    if unknown:
+        raise CheckpointError(f"{path}: holds the tensor {unknown[0]!r}, which no model here has")
+    model = ByteModel(config)
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    info, training = content.get("info"), content.get("training")
+    return Checkpoint(
+        path,
+        model.to(device).eval(),
+        info if isinstance(info, dict) else {},
+        training if isinstance(training, dict) else None,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint; check the name") from None
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path}: holds objects other than tensors and plain values, or is damaged;"
+            " it was not loaded, since doing so could run code"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({describe_os_error(error)})") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile):
+        raise CheckpointError(
+            f"{path}: is not a checkpoint, or was cut short; name a .pt file that bgpt wrote"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: is not a checkpoint of this program; see bgpt train --help")
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise CheckpointError(
+            f"{path}: has format version {version}, newer than {VERSION}; update this program"
+        )
+    return content
+
+
+def save_step(run: Path, step: int, model: ByteModel, **content: Any) -> Path:
+    """Write a resumable checkpoint into a run folder, its marker last; drop the oldest ones."""
+    folder = run / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}.pt"
+    marker = path.with_suffix(".json")
+    marker.unlink(missing_ok=True)
+    save(path, model, force=True, **content)
+    with atomic_write(marker, force=True) as file:
+        record = {"step": step, "size": path.stat().st_size, "sha256": file_hash(path)}
+        file.write(json.dumps(record).encode())
+    for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
+        old.with_suffix(".json").unlink(missing_ok=True)
+        old.unlink()
+    return path
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_resumable(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run folder, and a sentence for each one passed over."""
+    passed_over: list[str] = []
+    for path in sorted((run / "checkpoints").glob("step-*.pt"), reverse=True):
+        try:
+            record = json.loads(path.with_suffix(".json").read_text())
+            whole = record["size"] == path.stat().st_size and record["sha256"] == file_hash(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            whole = False
+        if whole:
+            return path, passed_over
+        passed_over.append(f"{path}: was cut short or altered, so an older checkpoint is used")
+    return None, passed_over
+
+
+def newest_in_run(run: Path) -> Path:
+    """The weights to use from a run folder: its finished model, else its newest checkpoint."""
+    if (run / "model.pt").is_file():
+        return run / "model.pt"
+    path, _ = find_resumable(run)
+    if path is None:
+        raise CheckpointError(f"{run}: is a folder without a checkpoint; name a .pt file or a run")
+    return path

@@ -1,0 +1,121 @@
+"""Configurations: frozen dataclasses, named presets, unknown keys refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+from cpusim.errors import UserError, nearest
+
+Family = Literal["local", "published"]
+
+
+class ConfigError(UserError):
+    """A configuration that names an unknown key or cannot be built."""
+
+
+class Config:
+    """What every configuration can do; subclasses are frozen dataclasses."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from plain values. Raises `ConfigError` for a key that does not exist."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for key, value in values.items():
+            if key not in fields:
+                close = nearest(str(key), fields)
+                hint = f"; did you mean {close!r}?" if close else f"; known: {', '.join(fields)}"
+                raise ConfigError(f"{cls.__name__} has no key {key!r}{hint}")
+            default = fields[key].default
+            if default is not dataclasses.MISSING and default is not None:
+                accepted = (int, float) if isinstance(default, float) else type(default)
+                wrong = not isinstance(value, accepted)
+                if wrong or (isinstance(value, bool) != isinstance(default, bool)):
+                    raise ConfigError(
+                        f"{cls.__name__}.{key} is {value!r}; it takes a {type(default).__name__}"
+                    )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they go into a checkpoint or a JSON file."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """The shape of a byte model.
+
+    `patch_size`: bytes a patch. `max_patches`: the longest sequence, in patches.
+    `*_layers`, `*_width`, `*_heads`: of the patch-level and the byte-level decoder.
+    """
+
+    family: Family = "local"
+    patch_size: int = 16
+    max_patches: int = 512
+    patch_layers: int = 4
+    patch_width: int = 256
+    patch_heads: int = 8
+    byte_layers: int = 4
+    byte_width: int = 192
+    byte_heads: int = 6
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.family not in get_args(Family):
+            close = nearest(str(self.family), get_args(Family)) or "local"
+            raise ConfigError(f"unknown model family {self.family!r}; did you mean {close!r}?")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and value < 1:
+                raise ConfigError(f"ModelConfig.{field.name} is {value}; it must be at least 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"ModelConfig.dropout is {self.dropout}; it must be in [0, 1)")
+        for level, width, heads in (
+            ("patch", self.patch_width, self.patch_heads),
+            ("byte", self.byte_width, self.byte_heads),
+        ):
+            if width % heads or width // heads % 2:
+                raise ConfigError(
+                    f"{level}_width {width} does not split into {heads} heads of even width"
+                )
+        if self.family == "published" and self.patch_width != self.byte_width:
+            raise ConfigError(
+                f"the published family has one width: patch_width {self.patch_width},"
+                f" byte_width {self.byte_width}"
+            )
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "tiny": ModelConfig(
+        patch_layers=2,
+        patch_width=64,
+        patch_heads=2,
+        byte_layers=2,
+        byte_width=48,
+        byte_heads=2,
+    ),
+    "small": ModelConfig(),
+    "published": ModelConfig(
+        family="published",
+        patch_layers=12,
+        patch_width=768,
+        patch_heads=12,
+        byte_layers=3,
+        byte_width=768,
+        byte_heads=12,
+        dropout=0.1,
+    ),
+}
+"""`tiny`: for tests. `small`: about 7 M parameters, learns CPU states on two cores.
+`published`: the paper's 110 M."""
+
+
+def preset(name: str) -> ModelConfig:
+    """The named preset. Raises `ConfigError` with the nearest name for an unknown one."""
+    if name not in PRESETS:
+        close = nearest(name, PRESETS)
+        hint = f"did you mean {close!r}?" if close else f"known: {', '.join(PRESETS)}"
+        raise ConfigError(f"unknown preset {name!r}; {hint}")
+    return PRESETS[name]

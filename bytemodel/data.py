@@ -1,0 +1,73 @@
+"""Where training batches come from: the contract, and collation.
+
+A source is a pure function of the step: it has no state to save, so a resumed run sees
+exactly the batches that a straight run would have seen.
+
+Shape suffixes: B batch, P patches, S patch size, N predicted patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bytemodel.patches import PAD, Patches
+
+
+class Batch(NamedTuple):
+    """`patches_BPS`: int64 tokens, padded with 256. `targets_N`: flat indexes b * P + p of
+    the patches whose bytes are to be predicted, each p >= 1."""
+
+    patches_BPS: Tensor
+    targets_N: Tensor
+
+
+class Source(Protocol):
+    """What the training loop asks of its data."""
+
+    def batch(self, step: int, progress: float) -> Batch:
+        """The batch of this step; `progress` through the run, 0 to 1, is for curricula."""
+        ...
+
+    def evaluation(self) -> Sequence[Batch]:
+        """Batches that training never draws, the same at every call."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values that say what the data are; equal values mean equal batches."""
+        ...
+
+
+def collate(
+    sequences: Sequence[Patches],
+    first_target: int,
+    *,
+    length: int | None = None,
+    sample: int | None = None,
+    rng: np.random.Generator | None = None,
+) -> Batch:
+    """Pad sequences on the right to `length` patches (default: the longest) and choose targets.
+
+    Targets are the patches from `first_target` to each sequence's end. With `sample`, exactly
+    that many of them are drawn with `rng` (with repetition only if there are fewer), so that
+    shapes stay static and the byte level costs the same at every step.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences])
+    longest = int(lengths.max()) if length is None else length
+    patches = np.full((len(sequences), longest, sequences[0].shape[1]), PAD, np.int64)
+    for row, sequence in zip(patches, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    places = np.arange(longest)
+    targets = np.flatnonzero((places >= first_target) & (places < lengths[:, None]))
+    if sample is not None and rng is not None:
+        if sample <= len(targets):
+            targets = rng.choice(targets, sample, replace=False)
+        else:
+            targets = np.concatenate(
+                [targets, rng.choice(targets, sample - len(targets), replace=True)]
+            )
+    return Batch(torch.from_numpy(patches), torch.from_numpy(targets))

@@ -1,0 +1,171 @@
+"""Attention, feed-forward and blocks, shared by both families and both levels.
+
+Shape suffixes: B batch, T queries, K keys, H heads, D head width, C model width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EXPLICIT_ATTENTION_KEYS = 512
+"""Up to here matmul-softmax-matmul beats the fused kernel, whose CPU backward is slow
+on short rows."""
+
+
+class KeyValueCache:
+    """Keys and values of one attention layer, grown as positions are appended."""
+
+    def __init__(self) -> None:
+        self.keys_BHKD: Tensor | None = None
+        self.values_BHKD: Tensor | None = None
+        self.length = 0
+
+    def append(self, keys_BHTD: Tensor, values_BHTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new positions; returns all keys and values so far, as views."""
+        need = self.length + keys_BHTD.shape[2]
+        if self.keys_BHKD is None or self.values_BHKD is None or need > self.keys_BHKD.shape[2]:
+            # Doubling keeps the copying linear in the final length.
+            shape = (*keys_BHTD.shape[:2], max(2 * need, 32), keys_BHTD.shape[3])
+            keys, values = keys_BHTD.new_empty(shape), values_BHTD.new_empty(shape)
+            if self.keys_BHKD is not None and self.values_BHKD is not None:
+                keys[:, :, : self.length] = self.keys_BHKD[:, :, : self.length]
+                values[:, :, : self.length] = self.values_BHKD[:, :, : self.length]
+            self.keys_BHKD, self.values_BHKD = keys, values
+        self.keys_BHKD[:, :, self.length : need] = keys_BHTD
+        self.values_BHKD[:, :, self.length : need] = values_BHTD
+        self.length = need
+        return self.keys_BHKD[:, :, :need], self.values_BHKD[:, :, :need]
+
+
+def rotary_table(positions_T: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (T, D/2), of rotary position embedding (Su et al. 2021, base 10,000)."""
+    exponents = torch.arange(0, head_width, 2, device=positions_T.device) / head_width
+    angles_TD = positions_T[:, None] * 10_000.0**-exponents
+    return angles_TD.cos(), angles_TD.sin()
+
+
+def rotate(x_BHTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (x[i], x[i + D/2]) by its position's angle."""
+    cos_TD, sin_TD = (table.to(x_BHTD.dtype) for table in rotary)
+    first, second = x_BHTD.chunk(2, dim=-1)
+    return torch.cat((first * cos_TD - second * sin_TD, second * cos_TD + first * sin_TD), dim=-1)
+
+
+def attend(queries_BHTD: Tensor, keys_BHKD: Tensor, values_BHKD: Tensor, scale: float) -> Tensor:
+    """Causal attention; the last query stands at the last key. Returns (B, H, T, D)."""
+    queries, keys = queries_BHTD.shape[2], keys_BHKD.shape[2]
+    if queries == 1:
+        mask = None
+    else:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=queries_BHTD.device)
+        mask = mask.tril(keys - queries)
+    if keys > EXPLICIT_ATTENTION_KEYS:
+        if queries == keys:
+            return F.scaled_dot_product_attention(
+                queries_BHTD, keys_BHKD, values_BHKD, is_causal=True, scale=scale
+            )
+        return F.scaled_dot_product_attention(
+            queries_BHTD, keys_BHKD, values_BHKD, attn_mask=mask, scale=scale
+        )
+    scores_BHTK = (queries_BHTD @ keys_BHKD.transpose(-2, -1)).float() * scale
+    if mask is not None:
+        scores_BHTK = scores_BHTK.masked_fill(~mask, -torch.inf)
+    return scores_BHTK.softmax(-1).to(values_BHKD.dtype) @ values_BHKD
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention, optionally over extra context keys before position 0.
+
+    `modern` (the local family): no biases, queries and keys normalised with a learned
+    scale a head. Otherwise GPT-2's.
+    """
+
+    def __init__(self, width: int, heads: int, *, modern: bool, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_width = width // heads
+        self.qkv = nn.Linear(width, 3 * width, bias=not modern)
+        self.out = nn.Linear(width, width, bias=not modern)
+        self.scale_H = nn.Parameter(torch.full((heads,), 2.0)) if modern else None
+        self.dropout = nn.Dropout(dropout)
+
+    def _split(self, x_BTC: Tensor) -> Tensor:
+        batch, positions, _ = x_BTC.shape
+        return x_BTC.view(batch, positions, self.heads, self.head_width).transpose(1, 2)
+
+    def _normalise_keys(self, keys_BHTD: Tensor) -> Tensor:
+        if self.scale_H is None:
+            return keys_BHTD
+        return F.rms_norm(keys_BHTD, (self.head_width,))
+
+    def context(self, context_BKC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, K, D) of context positions that have no queries."""
+        width = self.heads * self.head_width
+        both = F.linear(context_BKC, self.qkv.weight[width:])
+        keys, values = both.chunk(2, dim=-1)
+        return self._normalise_keys(self._split(keys)), self._split(values)
+
+    def forward(
+        self,
+        x_BTC: Tensor,
+        *,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        context: tuple[Tensor, Tensor] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        queries, keys, values = (self._split(x) for x in self.qkv(x_BTC).chunk(3, dim=-1))
+        keys = self._normalise_keys(keys)
+        if self.scale_H is not None:
+            queries = F.rms_norm(queries, (self.head_width,))
+            queries = queries * self.scale_H.to(queries.dtype)[:, None, None]
+        if rotary is not None:
+            queries, keys = rotate(queries, rotary), rotate(keys, rotary)
+        if cache is not None:
+            keys, values = cache.append(keys, values)
+        if context is not None:
+            keys = torch.cat((context[0], keys), dim=2)
+            values = torch.cat((context[1], values), dim=2)
+        mixed = attend(queries, keys, values, 1 / math.sqrt(self.head_width))
+        return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-normalised attention and feed-forward, each with a residual connection.
+
+    `modern`: RMSNorm, squared ReLU, no biases, zero-initialised output projections.
+    Otherwise GPT-2: LayerNorm (eps 1e-5), tanh GELU, biases.
+    """
+
+    def __init__(self, width: int, heads: int, *, modern: bool, dropout: float) -> None:
+        super().__init__()
+        self.modern = modern
+        self.attention_norm = norm(width, modern=modern)
+        self.attention = Attention(width, heads, modern=modern, dropout=dropout)
+        self.feed_forward_norm = norm(width, modern=modern)
+        self.widen = nn.Linear(width, 4 * width, bias=not modern)
+        self.narrow = nn.Linear(4 * width, width, bias=not modern)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x_BTC: Tensor,
+        *,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        context: tuple[Tensor, Tensor] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        x_BTC = x_BTC + self.attention(
+            self.attention_norm(x_BTC), rotary=rotary, context=context, cache=cache
+        )
+        inner = self.widen(self.feed_forward_norm(x_BTC))
+        inner = inner.relu().square() if self.modern else F.gelu(inner, approximate="tanh")
+        return x_BTC + self.dropout(self.narrow(inner))  # type: ignore[no-any-return]
+
+
+def norm(width: int, *, modern: bool) -> nn.Module:
+    """RMSNorm for the local family, LayerNorm with GPT-2's epsilon for the published one."""
+    return nn.RMSNorm(width, eps=1e-6) if modern else nn.LayerNorm(width, eps=1e-5)

@@ -1,0 +1,195 @@
+"""The hierarchy: patch embedding -> patch-level decoder -> byte-level decoder.
+
+Shape suffixes: B batch, P patches, S patch size, N predicted patches, V vocabulary
+(257), C width. Everything is causal, so padding on the right needs no mask.
+
+Two families from the same classes (Wu et al. 2024, arXiv 2402.19155):
+
+- `published`: the paper's. The byte level sees only the patch-level output of the
+  patch before: S+1 positions, that output first, then the embeddings of the S bytes.
+- `local`: the byte level also attends to the bytes of the previous patch, and the
+  patch-level output reaches each byte position through a projection of its own
+  (as in MEGABYTE, Yu et al. 2023). The patch level uses rotary positions and QK-norm.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bytemodel.config import ModelConfig
+from bytemodel.layers import Block, KeyValueCache, norm, rotary_table
+from bytemodel.patches import PAD, VOCABULARY
+
+
+class PatchDecoder(nn.Module):
+    """Patches in, one causal feature vector a patch out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        modern = config.family == "local"
+        width = config.patch_width
+        self.patch_size = config.patch_size
+        self.head_width = width // config.patch_heads
+        # One linear map of the concatenated one-hot bytes, kept as a table of its columns:
+        # row i * 257 + byte is what `byte` at place i of a patch adds.
+        self.embedding = nn.Parameter(torch.empty(config.patch_size * VOCABULARY, width))
+        self.embedding_bias = None if modern else nn.Parameter(torch.zeros(width))
+        self.positions = None if modern else nn.Embedding(config.max_patches, width)
+        self.blocks = nn.ModuleList(
+            Block(width, config.patch_heads, modern=modern, dropout=config.dropout)
+            for _ in range(config.patch_layers)
+        )
+        self.norm = norm(width, modern=modern)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, patches_BPS: Tensor, caches: list[KeyValueCache] | None = None) -> Tensor:
+        """Features (B, P, C). With `caches` (one a layer) the patches continue what they hold."""
+        batch, count, size = patches_BPS.shape
+        start = caches[0].length if caches else 0
+        places_S = torch.arange(size, device=patches_BPS.device) * VOCABULARY
+        rows = (patches_BPS + places_S).view(batch * count, size)
+        x_BPC = F.embedding_bag(rows, self.embedding, mode="sum").view(batch, count, -1)
+        if self.embedding_bias is not None:
+            x_BPC = x_BPC + self.embedding_bias
+        positions_P = torch.arange(start, start + count, device=patches_BPS.device)
+        rotary = None
+        if self.positions is not None:
+            x_BPC = x_BPC + self.positions(positions_P)
+        else:
+            rotary = rotary_table(positions_P, self.head_width)
+        x_BPC = self.dropout(x_BPC)
+        for layer, block in enumerate(self.blocks):
+            x_BPC = block(x_BPC, rotary=rotary, cache=caches[layer] if caches else None)
+        return cast(Tensor, self.norm(x_BPC))
+
+
+class ByteDecoder(nn.Module):
+    """The bytes of one patch, each predicted from those before it and from its conditions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.modern = modern = config.family == "local"
+        width = config.byte_width
+        self.patch_size = config.patch_size
+        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.positions = nn.Embedding(config.patch_size + (not modern), width)
+        if modern:
+            self.context_positions = nn.Embedding(config.patch_size, width)
+            self.context_norm = norm(width, modern=True)
+            # The patch-level output's own projection for each byte position.
+            self.bridge = nn.Linear(config.patch_width, config.patch_size * width, bias=False)
+            self.head = nn.Linear(width, VOCABULARY, bias=False)
+        self.blocks = nn.ModuleList(
+            Block(width, config.byte_heads, modern=modern, dropout=config.dropout)
+            for _ in range(config.byte_layers)
+        )
+        self.norm = norm(width, modern=modern)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def contexts(self, previous_NS: Tensor) -> list[tuple[Tensor, Tensor] | None]:
+        """A layer's keys and values of the previous patch's bytes; None where there are none."""
+        if not self.modern:
+            return [None] * len(self.blocks)
+        embedded = self.context_norm(self.embedding(previous_NS) + self.context_positions.weight)
+        return [cast(Block, block).attention.context(embedded) for block in self.blocks]
+
+    def forward(
+        self,
+        features_NC: Tensor,
+        bytes_NT: Tensor,
+        contexts: list[tuple[Tensor, Tensor] | None],
+        caches: list[KeyValueCache] | None = None,
+    ) -> Tensor:
+        """Logits (N, T', V) for the positions that follow what `caches` hold.
+
+        `features_NC`: patch-level output of the patch before. `bytes_NT`: the bytes already
+        known and not yet in the caches; a first call gives T+1 logits, since the features
+        alone predict byte 0, a call that continues gives T.
+        """
+        start = caches[0].length if caches else 0
+        embedded_NTC = self.embedding(bytes_NT)
+        stop = start + bytes_NT.shape[1] + (start == 0)
+        if self.modern:
+            bridged = self.bridge(features_NC).view(len(features_NC), self.patch_size, -1)
+            x_NTC = bridged[:, start:stop] + self.positions.weight[start:stop]
+            if start == 0:
+                x_NTC = x_NTC + F.pad(embedded_NTC, (0, 0, 1, 0))
+            else:
+                x_NTC = x_NTC + embedded_NTC
+        else:
+            x_NTC = embedded_NTC
+            if start == 0:
+                x_NTC = torch.cat((features_NC[:, None].to(x_NTC.dtype), x_NTC), dim=1)
+            x_NTC = x_NTC + self.positions.weight[start:stop]
+        x_NTC = self.dropout(x_NTC)
+        for layer, block in enumerate(self.blocks):
+            x_NTC = block(x_NTC, context=contexts[layer], cache=caches[layer] if caches else None)
+        weight = self.head.weight if self.modern else self.embedding.weight
+        return F.linear(self.norm(x_NTC), weight)
+
+
+class ByteModel(nn.Module):
+    """A hierarchical byte model: next-byte prediction over patches of bytes."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_decoder = PatchDecoder(config)
+        self.byte_decoder = ByteDecoder(config)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        modern = self.config.family == "local"
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5 if modern else 0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.2 if modern else 0.02)
+        patch_table = self.patch_decoder.embedding
+        if not modern:
+            nn.init.normal_(patch_table, std=0.02)
+            return
+        for block in (*self.patch_decoder.blocks, *self.byte_decoder.blocks):
+            # Each block starts as the identity.
+            nn.init.zeros_(cast(Block, block).attention.out.weight)
+            nn.init.zeros_(cast(Block, block).narrow.weight)
+        nn.init.zeros_(self.byte_decoder.head.weight)
+        # A byte starts as the sum of its eight bits, each +-1 times a random vector, plus
+        # noise: neighbours in Hamming distance begin as neighbours in the embedding.
+        signs = (torch.arange(PAD)[:, None] >> torch.arange(8) & 1) * 2.0 - 1.0
+        table = self.byte_decoder.embedding.weight
+        table[:PAD] += signs @ torch.randn(8, table.shape[1]) * 0.2
+        nn.init.normal_(patch_table, std=0.17)
+        for rows in patch_table.view(self.config.patch_size, VOCABULARY, -1):
+            rows[:PAD] += signs @ torch.randn(8, rows.shape[1]) * 0.06
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, patches_BPS: Tensor, targets_N: Tensor) -> Tensor:
+        """Teacher-forced logits (N, S, V) of the patches to predict.
+
+        `patches_BPS`: int64 tokens 0..256. `targets_N`: flat indexes b * P + p of the
+        patches to predict, each p >= 1; choosing only some makes the byte level cheaper.
+        """
+        features_BPC = self.patch_decoder(patches_BPS)
+        before_N = targets_N - 1
+        flat = patches_BPS.flatten(0, 1)
+        return self.predict(features_BPC.flatten(0, 1)[before_N], flat[before_N], flat[targets_N])
+
+    def predict(self, features_NC: Tensor, previous_NS: Tensor, patches_NS: Tensor) -> Tensor:
+        """Byte-level logits (N, S, V), given features of the patch before and its bytes."""
+        return cast(
+            Tensor,
+            self.byte_decoder(
+                features_NC, patches_NS[:, :-1], self.byte_decoder.contexts(previous_NS)
+            ),
+        )

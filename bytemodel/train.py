@@ -1,0 +1,447 @@
+"""The training loop: evaluate, save, step, log, once each.
+
+A run folder holds `config.json` (everything resolved), `metrics.jsonl`, `training.png`,
+`checkpoints/` and, at the end, `model.pt` (weights alone, bfloat16).
+
+With `steps`, a run is reproducible bit for bit on the same machine and thread count,
+interrupted or not: batches are a function of the step, and weights, optimizers and the
+position are saved together. With `minutes`, the clock drives the schedule.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import cpusim
+from bytemodel import checkpoint
+from bytemodel.config import Config, ConfigError, ModelConfig
+from bytemodel.data import Batch, Source
+from bytemodel.model import ByteModel
+from cpusim.errors import UserError
+from cpusim.files import atomic_write
+
+Dtype = torch.dtype
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """How to train. Exactly one of `steps` and `minutes` is above zero."""
+
+    steps: int = 0
+    minutes: float = 0.0
+    seed: int = 0
+    matrix_lr: float = 3e-3
+    """Muon, for the matrices of the local family."""
+    other_lr: float = 2e-3
+    """AdamW, for the local family's embeddings, norms and head."""
+    published_lr: float = 1e-4
+    """AdamW, for all of the published family."""
+    warmup_steps: int = 50
+    cooldown: float = 0.5
+    """The last part of the run in which the learning rate falls linearly to zero."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    log_every: int = 10
+    evaluate_every: int = 500
+    save_every: int = 250
+    """The last three in steps."""
+
+    def __post_init__(self) -> None:
+        if (self.steps > 0) == (self.minutes > 0):
+            raise ConfigError(f"steps {self.steps} and minutes {self.minutes}: give exactly one")
+        for name in ("log_every", "evaluate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"TrainConfig.{name} must be at least 1")
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """How much of the run is over, 0 to 1. `elapsed` in seconds."""
+        return min(1.0, step / self.steps if self.steps else elapsed / (60 * self.minutes))
+
+    def learning_rate_scale(self, step: int, progress: float) -> float:
+        """Warm-up, constant, then linear to zero."""
+        return min(1.0, (step + 1) / self.warmup_steps, (1 - progress) / self.cooldown)
+
+
+class Listener(Protocol):
+    """Who wants to know how training goes; the command line draws it."""
+
+    def logged(self, record: dict[str, Any], progress: float) -> None: ...
+
+    def note(self, sentence: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`finished` is False after Ctrl-C or SIGTERM; the state is saved either way."""
+
+    finished: bool
+    step: int
+    elapsed: float
+    evaluation: dict[str, float]
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises `UserError` if the device is missing."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no usable CUDA device; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(name: str, device: torch.device) -> Dtype:
+    """`auto` is bfloat16 where the hardware multiplies it natively, else float32."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # AMX or AVX512-BF16; elsewhere bfloat16 is emulated and slower than float32.
+        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def build_optimizers(model: ByteModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for the published family; Muon for the local one's matrices, AdamW for the rest.
+
+    Muon (Jordan et al. 2024) orthogonalises each update; embeddings, norms and the head
+    are not the linear maps that it is meant for.
+    """
+    if model.config.family == "published":
+        return [torch.optim.AdamW(model.parameters(), lr=config.published_lr, fused=True)]
+    head = model.byte_decoder.head.weight
+    matrices = [
+        module.weight
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module.weight is not head
+    ]
+    chosen = {id(matrix) for matrix in matrices}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    return [
+        torch.optim.Muon(
+            matrices, lr=config.matrix_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(
+            others, lr=config.other_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        ),
+    ]
+
+
+def loss_and_hits(model: ByteModel, patches_BPS: Tensor, targets_N: Tensor) -> tuple[Tensor, ...]:
+    """Cross-entropy (nats a byte), share of right bytes, share of patches with every byte right."""
+    wanted_NS = patches_BPS.flatten(0, 1)[targets_N]
+    logits_NSV = model(patches_BPS, targets_N)
+    loss = F.cross_entropy(logits_NSV.float().flatten(0, 1), wanted_NS.flatten())
+    hits_NS = logits_NSV.detach().argmax(-1) == wanted_NS
+    return loss, hits_NS.float().mean(), hits_NS.all(1).float().mean()
+
+
+def measures(loss: float, byte_accuracy: float, exact: float) -> dict[str, float]:
+    """The figures of a record, by their names in `metrics.jsonl`."""
+    return {
+        "loss": loss,
+        "bits_per_byte": loss / math.log(2),
+        "byte_accuracy": byte_accuracy,
+        "exact_patches": exact,
+    }
+
+
+@torch.no_grad()
+def evaluate(
+    model: ByteModel, batches: list[Batch], device: torch.device, dtype: Dtype
+) -> dict[str, float]:
+    """Mean measures over evaluation batches, each patch counting the same."""
+    model.eval()
+    totals, count = torch.zeros(3), 0
+    for batch in batches:
+        with _autocast(device, dtype):
+            result = loss_and_hits(model, *(tensor.to(device) for tensor in batch))
+        totals += torch.stack(result).cpu() * len(batch.targets_N)
+        count += len(batch.targets_N)
+    model.train()
+    return measures(*(totals / count).tolist())
+
+
+def train(
+    run: Path,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    source: Source,
+    listener: Listener,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    compile_model: bool = True,
+    tensorboard: bool = False,
+) -> Outcome:
+    """Train into the folder `run`, from scratch or, with `resume`, from its last good checkpoint.
+
+    Raises `UserError` if the folder already holds a run (without `resume`), holds one of
+    another configuration, or if the loss stops being a number.
+    """
+    place = pick_device(device)
+    kind = pick_dtype(dtype, place)
+    resolved = {
+        "model": model_config.to_dict(),
+        "training": config.to_dict(),
+        "data": source.describe(),
+        "device": place.type,
+        "dtype": str(kind).removeprefix("torch."),
+    }
+    _claim_folder(run, resolved, resume=resume)
+
+    torch.manual_seed(config.seed)
+    model = ByteModel(model_config).to(place).train()
+    optimizers = build_optimizers(model, config)
+    base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    step, elapsed_before = 0, 0.0
+    if resume:
+        path, passed_over = checkpoint.find_resumable(run)
+        for sentence in passed_over:
+            listener.note(sentence)
+        if path is None:
+            listener.note(
+                f"{run}: holds no whole checkpoint, so training starts from the beginning"
+            )
+        else:
+            step, elapsed_before = _restore(path, model, optimizers, place)
+            listener.note(f"resumed from {path} at step {step:,}")
+    _keep_metrics_until(run, step)
+
+    forward = _forward(compile_model and shutil.which("gcc") is not None, place)
+    evaluation_batches = list(source.evaluation())
+    writer = _tensorboard_writer(run) if tensorboard else None
+    began = time.monotonic()
+    evaluation: dict[str, float] = {}
+    last_log, since_log = began, 0
+    patches_since_log = 0
+
+    def save(elapsed: float) -> None:
+        checkpoint.save_step(
+            run,
+            step,
+            model,
+            info={**resolved, "step": step, "seconds": round(elapsed, 1)},
+            training={
+                "step": step,
+                "elapsed": elapsed,
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            },
+        )
+
+    def log(kind_of_record: str, values: dict[str, float], progress: float, elapsed: float) -> None:
+        record = {
+            "kind": kind_of_record,
+            "step": step,
+            "seconds": round(elapsed, 2),
+            **{name: float(f"{value:.7g}") for name, value in values.items()},
+        }
+        with open(run / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+        if writer is not None:
+            for name, value in values.items():
+                writer.add_scalar(f"{kind_of_record}/{name}", value, step)
+        listener.logged(record, progress)
+
+    with _stop_signals() as stop:
+        while True:
+            elapsed = elapsed_before + time.monotonic() - began
+            progress = config.progress(step, elapsed)
+            finished = progress >= 1.0
+            if finished or step % config.evaluate_every == 0:
+                evaluation = evaluate(model, evaluation_batches, place, kind)
+                log("evaluation", evaluation, progress, elapsed)
+            if finished or stop() or (step and step % config.save_every == 0):
+                save(elapsed)
+            if finished or stop():
+                break
+
+            scale = config.learning_rate_scale(step, progress)
+            for optimizer, rates in zip(optimizers, base_rates, strict=True):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * scale
+            if model_config.dropout:
+                torch.manual_seed(hash((config.seed, step)))
+            batch = source.batch(step, progress)
+            with _autocast(place, kind):
+                loss, hits, exact = forward(model, *(tensor.to(place) for tensor in batch))
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            step += 1
+            since_log += 1
+            patches_since_log += len(batch.targets_N)
+
+            if step % config.log_every == 0:
+                if not math.isfinite(loss.item()):
+                    raise UserError(
+                        f"{run}: the loss is {loss.item()} at step {step:,}; resume with a lower"
+                        " learning rate from the last checkpoint"
+                    )
+                now = time.monotonic()
+                values = measures(loss.item(), hits.item(), exact.item())
+                values["gradient_norm"] = norm.item()
+                values["patches_per_second"] = patches_since_log / (now - last_log)
+                values["learning_rate_scale"] = scale
+                last_log, since_log, patches_since_log = now, 0, 0
+                elapsed = elapsed_before + now - began
+                log("train", values, config.progress(step, elapsed), elapsed)
+
+    if writer is not None:
+        writer.close()
+    if finished:
+        checkpoint.save(
+            run / "model.pt",
+            model,
+            info={**resolved, "step": step, "seconds": round(elapsed), "evaluation": evaluation},
+            dtype=torch.bfloat16,
+            force=True,
+        )
+    plot(run)
+    return Outcome(finished, step, elapsed, evaluation)
+
+
+def _forward(compiled: bool, device: torch.device) -> Callable[..., tuple[Tensor, ...]]:
+    if not compiled:
+        return loss_and_hits
+    # Each batch shape compiles once; a curriculum has a few.
+    torch._dynamo.config.recompile_limit = 32
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+    return torch.compile(loss_and_hits, dynamic=False)
+
+
+def _autocast(device: torch.device, dtype: Dtype) -> torch.autocast:
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def _claim_folder(run: Path, resolved: dict[str, Any], *, resume: bool) -> None:
+    """Write `config.json`, or see that the one there says the same."""
+    path = run / "config.json"
+    if not resume:
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise UserError(f"{run}: already exists; use --resume to go on, or another --out")
+        run.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(json.dumps({**resolved, "version": cpusim.__version__}, indent=2).encode())
+        return
+    try:
+        before = json.loads(path.read_text())
+    except OSError:
+        raise UserError(f"{run}: holds no run to resume; start it without --resume") from None
+    except ValueError:
+        raise UserError(f"{path}: is not valid JSON; restore it or start a new run") from None
+    for section, values in json.loads(json.dumps(resolved)).items():
+        if before.get(section) == values:
+            continue
+        old = before.get(section)
+        if isinstance(values, dict) and isinstance(old, dict):
+            key = next(key for key in {**old, **values} if old.get(key) != values.get(key))
+            section, old, values = f"{section}.{key}", old.get(key), values.get(key)
+        raise UserError(
+            f"{run}: was started with {section} = {old}, not {values}; resume with the same"
+            " options or start a new run"
+        )
+
+
+def _restore(
+    path: Path, model: ByteModel, optimizers: list[torch.optim.Optimizer], device: torch.device
+) -> tuple[int, float]:
+    """Put a resumable checkpoint's state in place; returns step and elapsed seconds."""
+    loaded = checkpoint.load(path, device=device)
+    if loaded.training is None:
+        raise UserError(f"{path}: holds weights alone, so training cannot resume from it")
+    model.load_state_dict(loaded.model.state_dict())
+    for optimizer, state in zip(optimizers, loaded.training["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    return loaded.training["step"], loaded.training["elapsed"]
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The records of `metrics.jsonl`; a last line that was cut short is left out."""
+    records = []
+    with contextlib.suppress(FileNotFoundError), open(run / "metrics.jsonl") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+    return records
+
+
+def _keep_metrics_until(run: Path, step: int) -> None:
+    """Drop records of steps that a resumed run is going to take again."""
+    kept = [record for record in read_metrics(run) if record["step"] < step]
+    with atomic_write(run / "metrics.jsonl", force=True) as file:
+        file.writelines((json.dumps(record) + "\n").encode() for record in kept)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a wish to stop; a second one acts at once."""
+    wished = False
+
+    def wish(number: int, _: FrameType | None) -> None:
+        nonlocal wished
+        wished = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: wished
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tensorboard_writer(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--tensorboard: the tensorboard package is missing; install it with"
+            " pip install 'neural-cpu-lab[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(run / "tensorboard"))
+
+
+def plot(run: Path) -> None:
+    """Draw loss and accuracy over time as `training.png` in the run folder."""
+    from matplotlib.figure import Figure
+
+    records = read_metrics(run)
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for kind, style in (
+        ("train", {"alpha": 0.5, "linewidth": 0.8}),
+        ("evaluation", {"marker": "."}),
+    ):
+        chosen = [record for record in records if record["kind"] == kind]
+        if not chosen:
+            continue
+        steps = [record["step"] for record in chosen]
+        upper.plot(steps, [r["bits_per_byte"] for r in chosen], label=kind, **style)
+        for name, title in (("byte_accuracy", "bytes"), ("exact_patches", "whole patches")):
+            errors = [max(1 - r[name], 1e-6) for r in chosen]
+            lower.plot(steps, errors, label=f"{title}, {kind}", **style)
+    upper.set(ylabel="bits per byte", yscale="log")
+    lower.set(xlabel="step", ylabel="share wrong", yscale="log")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+        if axes.has_data():
+            axes.legend(loc="upper right", fontsize="small")
+    with atomic_write(run / "training.png", force=True) as file:
+        figure.savefig(file, format="png", dpi=120)
