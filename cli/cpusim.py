@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.group import CommandGroup
-from cli.options import FILE, force_option, json_option, start_options, start_state
+from cli.options import (
+    DISTRIBUTIONS,
+    FILE,
+    LAYOUTS,
+    force_option,
+    json_option,
+    start_options,
+    start_state,
+)
 from cpusim import __version__
 from cpusim.assembler import assemble_file, disassemble, program_slots
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing
 from cpusim.isa import SLOTS
-from cpusim.loader import load_program
+from cpusim.loader import load_program, load_trace
 from cpusim.reference import DEFAULT_MAX_STEPS, Run, Stop
 from cpusim.reference import run as run_reference
+
+if TYPE_CHECKING:
+    from cpusim.dataset import Layout
+    from cpusim.programs import Distribution
 
 # Only what is cheap stands above: rich, numpy, numba and torch are imported by the
 # commands that use them, so that the others start at once.
@@ -152,52 +167,220 @@ def run(
 
 @main.command()
 @click.argument("file", metavar="TRACE", type=FILE)
-@click.option(
-    "--index", type=click.IntRange(min=0), help="Which trace of a packed shard, counting from 0."
-)
 @json_option
-def inspect(file: Path, index: int | None, as_json: bool) -> None:
+def inspect(file: Path, as_json: bool) -> None:
     """Print the states that a trace recorded, as they stand in the file.
 
-    Nothing is run: `cpusim verify` says whether the CPU would go through the same states.
+    TRACE is a trace file, or one of a packed shard's traces, such as '00000.shard[17]'.
+    Nothing is run: `cpusim verify` says whether the CPU goes through the same states.
 
     \b
     Examples:
       cpusim inspect trace.bin
-      cpusim inspect data/train-00000.shard --index 17
+      cpusim inspect 'data/train/00000.shard[17]'
       cpusim inspect trace.bin --json
     """
-    from cpusim.trace import is_shard, open_shard, read_trace
-
-    name = str(file)
-    if index is not None or (file.is_file() and is_shard(file)):
-        shard = open_shard(file)
-        if index is None or index >= len(shard):
-            raise UserError(
-                f"{file}: is a shard of {_count(len(shard), 'trace')};"
-                f" choose one with --index 0 to --index {len(shard) - 1}"
-            )
-        trace = shard.trace(index)
-        name = f"{file}[{index}]"
-    else:
-        trace = read_trace(file)
+    trace = load_trace(file)
     from cli import render
 
     records = [bytes(record) for record in trace.records]
     program = disassemble(trace.memory)
     if as_json:
-        states = render.states_json(records)
-        report = {"file": name, "steps": len(records) - 1, "program": program, "states": states}
+        report = {
+            "file": str(file),
+            "steps": len(records) - 1,
+            "program": program,
+            "states": render.states_json(records),
+        }
         click.echo(json.dumps(report))
         return
     console = render.stdout()
     console.print(
-        f"{name}: {_count(len(program), 'instruction')} in memory,"
+        f"{file}: {_count(len(program), 'instruction')} in memory,"
         f" {_count(len(records) - 1, 'step')} recorded\n"
     )
     for line in render.state_lines(records):
         console.print(line)
     console.print(render.STATE_LEGEND, style=render.QUIET)
+
+
+@main.command()
+@click.argument("paths", metavar="PATH...", type=FILE, nargs=-1, required=True)
+@json_option
+def verify(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Run every trace again from its first state, and compare.
+
+    PATH is a trace file, a packed shard, or a folder with all below it. For each trace that
+    differs, its first wrong record and field are printed; a length that differs counts too.
+
+    Exit code: 0 all are right, 1 some differ, 2 some could not be read.
+
+    \b
+    Examples:
+      cpusim verify trace.bin
+      cpusim verify data --json
+    """
+    from cli import render
+    from cpusim.dataset import verify as verify_traces
+
+    with render.progress("verifying", "files") as progress:
+        report = verify_traces(paths, progress=progress)
+    if as_json:
+        totals = {
+            "files": report.files,
+            "traces": report.traces,
+            "records": report.records,
+            "failures": [asdict(failure) for failure in report.failures],
+            "errors": report.errors,
+        }
+        click.echo(json.dumps(totals, default=str))
+    else:
+        console = render.stdout()
+        for failure in report.failures:
+            console.print(str(failure), style=render.WRONG)
+        right = report.traces - len(report.failures)
+        console.print(
+            f"{right:,} of {_count(report.traces, 'trace')} right:"
+            f" {_count(report.records, 'state')} in {_count(report.files, 'file')}"
+        )
+    if report.errors:
+        raise UserError("\n".join(report.errors))
+    if report.failures:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("out", metavar="OUT", type=FILE)
+@click.option(
+    "--count",
+    type=click.IntRange(min=0),
+    default=10_000,
+    show_default=True,
+    help="Training traces.",
+)
+@click.option(
+    "--test-count", type=click.IntRange(min=0), default=100, show_default=True, help="Test traces."
+)
+@click.option(
+    "--min-length",
+    type=click.IntRange(1, SLOTS),
+    default=1,
+    show_default=True,
+    help="Shortest program, in instructions, HLT included.",
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(1, SLOTS),
+    default=SLOTS - 1,
+    show_default=True,
+    help="Longest program.",
+)
+@click.option(
+    "--distribution",
+    type=click.Choice(DISTRIBUTIONS),
+    default="published",
+    show_default=True,
+    help="published: the recipe of the bGPT authors, whose values soon saturate."
+    " uniform: operands stay uniform at every depth. mixed: half of each.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    show_default=True,
+    help="Same seed and options, same bytes.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    default="shards",
+    show_default=True,
+    help="A few packed shards, or one .bin file a trace, as published.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Processes; changes the time, never the bytes.  [default: one a core]",
+)
+@click.option("--force", is_flag=True, help="Replace another set in OUT.")
+@json_option
+def generate(
+    out: Path,
+    count: int,
+    test_count: int,
+    min_length: int,
+    max_length: int,
+    distribution: Distribution,
+    seed: int,
+    layout: Layout,
+    workers: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Generate random programs and write their traces to OUT/train and OUT/test.
+
+    Train and test share no instance. Interrupted, it leaves no half-written file, and the
+    same command goes on where it stopped.
+
+    \b
+    Examples:
+      cpusim generate data
+      cpusim generate data --count 2100000 --test-count 21000 --workers 2
+      cpusim generate data --distribution uniform --max-length 24 --seed 7
+      cpusim generate data --count 100 --layout files
+    """
+    from cli import render
+    from cpusim.dataset import generate_set
+
+    with render.progress("generating", "traces") as progress:
+        report = generate_set(
+            out,
+            count=count,
+            test_count=test_count,
+            min_length=min_length,
+            max_length=max_length,
+            distribution=distribution,
+            seed=seed,
+            layout=layout,
+            workers=workers or len(os.sched_getaffinity(0)),
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps(asdict(report)))
+        return
+    console = render.stdout()
+    console.print(
+        f"{out}: {report.train:,} train and {_count(report.test, 'test trace')},"
+        f" {_count(report.records, 'state')}, {report.bytes / 1e6:,.1f} MB,"
+        f" in {report.seconds:,.1f} s"
+    )
+    if report.resumed:
+        console.print(f"{_count(report.resumed, 'trace')} of them were there already")
+    console.print(f"train and test share {_count(report.overlap, 'instance')}")
+    if report.duplicates:
+        console.print(f"{_count(report.duplicates, 'instance')} of a part occur in it before")
+
+
+@main.command()
+@click.argument("source", metavar="SHARD|FOLDER", type=FILE)
+@click.argument("out", metavar="OUT", type=FILE)
+@force_option
+def export(source: Path, out: Path, force: bool) -> None:
+    """Write each trace of packed shards to a .bin file of its own in the folder OUT.
+
+    \b
+    Examples:
+      cpusim export data data-files
+      cpusim export data/test/00000.shard test-files --force
+    """
+    from cli import render
+    from cpusim.dataset import export as export_traces
+
+    with render.progress("exporting", "traces") as progress:
+        written = export_traces(source, out, force=force, progress=progress)
+    _notice(f"wrote {_count(written, 'trace')} to {out}")
 
 
 def _print_run(file: Path, result: Run, style: str) -> None:

@@ -11,6 +11,10 @@ from cpusim.assembler import parse_number
 from cpusim.errors import nearest
 from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS
 
+# The same as in cpusim.programs and cpusim.dataset, which import numba: too slow for --help.
+DISTRIBUTIONS = ("published", "uniform", "mixed")
+LAYOUTS = ("shards", "files")
+
 FILE = click.Path(path_type=Path)
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -49,6 +50,34 @@ def stdout() -> Console:
 def stderr() -> Console:
     """The console for notices and progress, so that stdout holds results alone."""
     return _Console(highlight=False, soft_wrap=True, markup=False, emoji=False, stderr=True)
+
+
+@contextmanager
+def progress(doing: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, if that is a terminal: call it with how many of how many."""
+    console = stderr()
+    if not console.is_terminal:
+        yield lambda _done, _total: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(doing),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[counted]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(doing, total=None, counted="")
+
+        def update(done: int, total: int) -> None:
+            counted = f"{done:,} of {total:,} {unit}"
+            speed = bar.tasks[task].speed
+            if speed:
+                counted += f", {speed:,.0f}/s"
+            bar.update(task, completed=done, total=total, counted=counted)
+
+        yield update
 
 
 def instruction_text(record: bytes, isa: InstructionSet = ISA) -> Text:

@@ -40,6 +40,9 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise `UserError` if writing `path` would destroy something without `force`."""
     if path.is_dir():
         raise UserError(f"{path}: is a directory where a file is expected; name a file inside it")
+    if path.exists() and not path.is_file():
+        # Renaming over /dev/null would replace the device for everybody.
+        raise UserError(f"{path}: is a device or a pipe where a file is expected; name a file")
     if path.exists() and not force:
         raise UserError(f"{path}: already exists; use --force to replace it")
 
