@@ -59,10 +59,10 @@ def main() -> None:
 @click.option("-o", "--output", type=FILE, metavar="OUT.bin", required=True, help="Memory image.")
 @force_option
 def asm(source: Path, output: Path, force: bool) -> None:
-    """Assemble text into the 1,024-byte memory image.
+    """Assemble text into a memory image.
 
-    One instruction a line; commas between operands are optional; a comment starts with
-    ; or #. `cpusim isa` lists the instructions.
+    The image is the whole memory, 1,024 bytes. One instruction a line; commas between
+    operands are optional; a comment starts with ; or #. `cpusim isa` lists the instructions.
 
     \b
     Examples:
@@ -79,10 +79,11 @@ def asm(source: Path, output: Path, force: bool) -> None:
 @main.command()
 @click.argument("file", type=FILE)
 def disasm(file: Path) -> None:
-    """Print the program of a memory image, a trace or an assembly file.
+    """Print the program that a file holds.
 
-    The output assembles back to the same memory. Four bytes that are no instruction print
-    as .byte; the zeros after the program, which are HLT, print as one HLT.
+    FILE is a memory image, a trace, or assembly (.s), which is tidied. The output assembles
+    back to the same memory. Four bytes that are no instruction print as .byte; the zeros
+    after the program, which are HLT, print as one HLT.
 
     \b
     Examples:
@@ -116,13 +117,19 @@ def isa(as_json: bool) -> None:
 @main.command()
 @click.argument("file", type=FILE)
 @click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+    "--format",
+    "style",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print the states.",
 )
 @click.option("--trace", type=FILE, metavar="OUT.bin", help="Also write memory and all states.")
 @start_options
 @click.option(
     "--max-steps",
     type=click.IntRange(1, 1_000_000),
+    metavar="N",
     default=DEFAULT_MAX_STEPS,
     show_default=True,
     help="Give up on a program that has not stopped by then.",
@@ -169,7 +176,7 @@ def run(
 @click.argument("file", metavar="TRACE", type=FILE)
 @json_option
 def inspect(file: Path, as_json: bool) -> None:
-    """Print the states that a trace recorded, as they stand in the file.
+    """Print the states that a trace recorded.
 
     TRACE is a trace file, or one of a packed shard's traces, such as '00000.shard[17]'.
     Nothing is run: `cpusim verify` says whether the CPU goes through the same states.
@@ -254,16 +261,23 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
 @click.option(
     "--count",
     type=click.IntRange(min=0),
+    metavar="N",
     default=10_000,
     show_default=True,
     help="Training traces.",
 )
 @click.option(
-    "--test-count", type=click.IntRange(min=0), default=100, show_default=True, help="Test traces."
+    "--test-count",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=100,
+    show_default=True,
+    help="Test traces.",
 )
 @click.option(
     "--min-length",
     type=click.IntRange(1, SLOTS),
+    metavar="N",
     default=1,
     show_default=True,
     help="Shortest program, in instructions, HLT included.",
@@ -271,6 +285,7 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
 @click.option(
     "--max-length",
     type=click.IntRange(1, SLOTS),
+    metavar="N",
     default=SLOTS - 1,
     show_default=True,
     help="Longest program.",
@@ -286,6 +301,7 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**64 - 1),
+    metavar="N",
     default=0,
     show_default=True,
     help="Same seed and options, same bytes.",
@@ -301,7 +317,7 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
     "--workers",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="Processes; changes the time, never the bytes.  [default: one a core]",
+    help="Processes; changes the time, never the bytes. Default: one a core.",
 )
 @click.option("--force", is_flag=True, help="Replace another set in OUT.")
 @json_option
@@ -318,10 +334,10 @@ def generate(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Generate random programs and write their traces to OUT/train and OUT/test.
+    """Generate random programs and their traces.
 
-    Train and test share no instance. Interrupted, it leaves no half-written file, and the
-    same command goes on where it stopped.
+    They are written to OUT/train and OUT/test, which share no instance. Interrupted, it
+    leaves no half-written file, and the same command goes on where it stopped.
 
     \b
     Examples:
@@ -368,7 +384,9 @@ def generate(
 @click.argument("out", metavar="OUT", type=FILE)
 @force_option
 def export(source: Path, out: Path, force: bool) -> None:
-    """Write each trace of packed shards to a .bin file of its own in the folder OUT.
+    """Unpack shards into one .bin file a trace.
+
+    The files are named by number, in folders like those of the shards.
 
     \b
     Examples:

@@ -48,8 +48,8 @@ class CommandGroup(click.Group):
         super().__init__(*args, **kwargs)
         self.lazy = lazy or {}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *self.lazy]
+    def list_commands(self, _: click.Context) -> list[str]:
+        return [*self.commands, *self.lazy]  # in the order of definition, not of the alphabet
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.lazy:

@@ -73,8 +73,8 @@ def atomic_write(path: Path, *, force: bool = False, durable: bool = True) -> It
         # mkstemp makes private files; give the result the mode that open() would have given.
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({describe_os_error(error)}); what was there is unchanged"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import resource
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +20,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cli.cpusim
-from cli import render
+from cli import options, render
 from cli.cpusim import main
 from cpusim.assembler import assemble
+from cpusim.dataset import LAYOUTS
 from cpusim.isa import ISA, MEMORY_SIZE, REGISTERS, SLOTS, STATE_SIZE
+from cpusim.programs import DISTRIBUTIONS
 from tests.cpusim.test_assembler import extended
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = sorted((ROOT / "tests" / "golden" / "cpu_traces").glob("*.bin"))
 TRACE = next(path for path in GOLDEN if path.stem == "005_008")
+READERS = ["run", "disasm", "inspect"]
 EXAMPLES = sorted((ROOT / "examples").glob("*.s"))
 
 
@@ -305,9 +312,166 @@ def test_inspect_and_run_print_the_same_table_of_a_right_trace() -> None:
     assert report["states"] == json.loads(cpusim("run", TRACE, "--format", "json").stdout)["states"]
 
 
-# Files that are not what they should be -----------------------------------------------
+# verify, generate, export -------------------------------------------------------------
 
-READERS = ["run", "disasm", "inspect"]
+
+def wrong(folder: Path, name: str, *, record: int = 3, field: int = 1) -> Path:
+    """A published trace with one byte of one record changed."""
+    data = bytearray(TRACE.read_bytes())
+    data[MEMORY_SIZE + STATE_SIZE * record + field] ^= 1
+    return image(folder, bytes(data), name)
+
+
+def test_verify_finds_the_published_traces_right() -> None:
+    result = cpusim("verify", TRACE.parent)
+    states = sum((path.stat().st_size - MEMORY_SIZE) // STATE_SIZE for path in GOLDEN)
+    assert result.stdout == f"24 of 24 traces right: {states:,} states in 24 files\n"
+    assert result.stderr == ""
+
+
+def test_verify_names_the_first_wrong_record_and_field_of_each_trace_and_exits_with_1(
+    tmp_path: Path,
+) -> None:
+    one = wrong(tmp_path, "a.bin", record=3, field=1)
+    other = wrong(tmp_path, "b.bin", record=8, field=15)
+    short = image(tmp_path, TRACE.read_bytes()[: -2 * STATE_SIZE], "c.bin")
+    shutil.copy(TRACE, tmp_path / "d.bin")
+    lines = cpusim("verify", tmp_path, code=1).stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith(f"{one}: record 3, ACC: 129 where the program gives 128")
+    assert lines[1].startswith(f"{other}: record 8, J: 2 where the program gives 3")
+    assert lines[2].startswith(f"{short}: 7 records where the program gives 9")
+    assert lines[3] == "1 of 4 traces right: 34 states in 4 files"
+    report = json.loads(cpusim("verify", tmp_path, "--json", code=1).stdout)
+    assert (report["traces"], report["errors"]) == (4, [])
+    failures = [(f["path"], f["record"], f["field"]) for f in report["failures"]]
+    assert failures == [(str(one), 3, "ACC"), (str(other), 8, "J"), (str(short), 7, "length")]
+
+
+def test_verify_exits_with_2_if_anything_cannot_be_read_and_still_verifies_the_rest(
+    tmp_path: Path,
+) -> None:
+    bad = image(tmp_path, TRACE.read_bytes()[:-1], "cut.bin")
+    missing = tmp_path / "missing.bin"
+    result = cpusim("verify", wrong(tmp_path, "w.bin"), bad, missing, TRACE, code=2)
+    assert result.stdout.splitlines()[-1].startswith("1 of 2 traces right")
+    assert [line.split(": ")[0] for line in result.stderr.splitlines()] == [str(bad), str(missing)]
+    report = json.loads(cpusim("verify", bad, "--json", code=2).stdout)
+    assert report["errors"] == [result.stderr.splitlines()[0]]
+
+
+def test_verify_needs_a_path() -> None:
+    assert "PATH" in refused("verify")
+
+
+def test_generate_makes_a_set_that_verifies_and_says_what_it_holds(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    options = ["--count", 40, "--test-count", 10, "--seed", 3, "--workers", 1]
+    told = cpusim("generate", out, *options).stdout.splitlines()
+    assert told[0].startswith(f"{out}: 40 train and 10 test traces, ")
+    assert "train and test share 0 instances" in told
+    assert cpusim("verify", out).stdout.startswith("50 of 50 traces right")
+    again = cpusim("generate", out, *options, "--json").stdout
+    assert json.loads(again)["resumed"] == 50
+    told = refused("generate", out, *options, "--seed", 4)
+    assert "seed 3 there, 4 asked for" in told
+    cpusim("generate", out, *options, "--seed", 4, "--force")
+
+
+@pytest.mark.parametrize("distribution", options.DISTRIBUTIONS)
+def test_generate_passes_its_options_on(distribution: str, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    lengths = ["--min-length", 5, "--max-length", 6, "--distribution", distribution]
+    counts = ["--count", 20, "--test-count", 5, "--layout", "files", "--workers", 1]
+    cpusim("generate", out, *lengths, *counts)
+    traces = sorted(out.glob("*/*.bin"))
+    assert len(traces) == 25
+    assert {path.stat().st_size for path in traces} == {1024 + 16 * 6, 1024 + 16 * 7}
+    assert json.loads((out / "set.json").read_text())["distribution"] == distribution
+
+
+def test_the_choices_are_those_of_the_library() -> None:
+    assert options.DISTRIBUTIONS == DISTRIBUTIONS
+    assert options.LAYOUTS == LAYOUTS
+
+
+def test_an_interrupted_generate_leaves_no_half_file_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def interrupt_early(*_: object) -> Iterator[Callable[[int, int], None]]:
+        yield lambda _done, _total: signal.raise_signal(signal.SIGINT)
+
+    out, straight = tmp_path / "data", tmp_path / "straight"
+    options = ["--count", 5000, "--test-count", 10, "--max-length", 4, "--workers", 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(render, "progress", interrupt_early)
+        assert cpusim("generate", out, *options, code=130).stderr == "interrupted\n"
+    assert [path.name for path in out.rglob("*") if path.is_file()] == ["set.json"]
+    cpusim("generate", out, *options)
+    cpusim("generate", straight, *options)
+    for part in ("train", "test"):
+        one, other = (folder / part / "00000.shard" for folder in (out, straight))
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--count", "0", "--test-count", "0"], "ask for at least 1"),
+        (["--count", "-1"], "--count"),
+        (["--min-length", "9", "--max-length", "3"], "from 9 to 3"),
+        (["--max-length", "257"], "--max-length"),
+        (["--min-length", "0"], "--min-length"),
+        (["--distribution", "normal"], "'normal' is not one of"),
+        (["--layout", "tar"], "'tar' is not one of"),
+        (["--workers", "0"], "--workers"),
+    ],
+)
+def test_an_impossible_set_is_refused_and_nothing_is_made(
+    words: list[str], told: str, tmp_path: Path
+) -> None:
+    assert told in refused("generate", tmp_path / "data", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_and_export_refuse_a_place_that_is_taken(tmp_path: Path) -> None:
+    precious = image(tmp_path, b"precious", "notes.txt")
+    assert "is not empty and holds no set" in refused("generate", tmp_path)
+    assert f"{precious}: " in refused("generate", precious)
+    assert "holds no shards" in refused("export", tmp_path, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [precious]
+
+
+def test_one_trace_of_a_shard_can_be_named_wherever_a_trace_can(tmp_path: Path) -> None:
+    data, files = tmp_path / "data", tmp_path / "files"
+    cpusim("generate", data, "--count", 3, "--test-count", 0, "--workers", 1)
+    assert cpusim("export", data, files).stderr == f"wrote 3 traces to {files}\n"
+    shard = data / "train" / "00000.shard"
+    for index in range(3):
+        one, file = f"{shard}[{index}]", files / "train" / f"000000{index}.bin"
+        shown = cpusim("inspect", one).stdout
+        assert shown.splitlines()[1:] == cpusim("inspect", file).stdout.splitlines()[1:]
+        assert cpusim("run", one).stdout == cpusim("run", file).stdout
+        assert cpusim("disasm", one).stdout == cpusim("disasm", file).stdout
+    for command in READERS:
+        for name in (shard, f"{shard}[3]", f"{shard}[99999999999999]"):
+            told = refused(command, name)
+            assert told == (
+                f"{name}: the shard holds 3 traces; name one of them,"
+                f" from '{shard}[0]' to '{shard}[2]'"
+            )
+    assert "already exists" in refused("export", data, files)
+    cpusim("export", data, files, "--force")
+
+
+def test_a_file_whose_own_name_ends_like_an_index_is_that_file(tmp_path: Path) -> None:
+    path = image(tmp_path, TRACE.read_bytes(), "trace[1]")
+    assert "halted after 8 steps" in cpusim("run", path).stdout
+    assert "no such file" in refused("run", tmp_path / "trace[2]")
+
+
+# Files that are not what they should be -----------------------------------------------
 
 
 @pytest.mark.parametrize("command", READERS)
@@ -431,6 +595,16 @@ def test_an_existing_output_is_kept_unless_forced(command: list[object], tmp_pat
     assert out.read_bytes() == b"precious"
     cpusim(*command, out, "--force")
     assert len(out.read_bytes()) >= MEMORY_SIZE
+
+
+@writers
+def test_a_device_is_never_renamed_over(command: list[object], tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    told = refused(*command, pipe, "--force")
+    assert told == f"{pipe}: is a device or a pipe where a file is expected; name a file"
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 @writers
