@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -57,9 +59,44 @@ def test_help_shows_examples_of_the_very_command_and_describes_every_option(
 
 
 @every_command
-def test_the_readme_mentions_the_command(
+def test_the_examples_of_a_command_can_be_typed_as_they_stand(
     program: str, group: click.Command, words: list[str]
 ) -> None:
-    assert group.name is not None
-    name = " ".join([program, *words])
-    assert name in (ROOT / "README.md").read_text()
+    text = CliRunner().invoke(group, [*words, "--help"], prog_name=program).stdout
+    examples = re.findall(rf"^    ({program} .+?)(?:   .*)?$", text, re.MULTILINE)
+    assert examples
+    for example in examples:
+        parse(group, example)
+
+
+def parse(command: click.Command, line: str) -> None:
+    """Raises click's errors if a command line names what does not exist, or leaves out a must."""
+    # A redirection or a comment is the shell's.
+    _, *words = shlex.split(re.split(r" [>|] ", line)[0], comments=True)
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        _, below, words = command.resolve_command(click.Context(command), words)
+        assert below is not None
+        command = below
+    if not isinstance(command, click.Group):
+        command.make_context(line, words)
+
+
+@pytest.mark.parametrize(("program", "words"), [(c[0], c[2]) for c in COMMANDS])
+def test_the_readme_mentions_the_command(program: str, words: list[str]) -> None:
+    assert " ".join([program, *words]) in README.read_text()
+
+
+def test_the_commands_in_the_readme_can_be_typed_as_they_stand() -> None:
+    groups = {program: group for program, group, words in COMMANDS if not words}
+    blocks = re.findall(
+        r"^```(?:sh|bash|console|shell)?\n(.*?)^```", README.read_text(), re.M | re.S
+    )
+    lines = [
+        line.strip().removeprefix("$ ")
+        for block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    typed = [line for line in lines if line.split(" ")[0] in groups]
+    assert typed
+    for line in typed:
+        parse(groups[line.split(" ")[0]], line)
