@@ -17,14 +17,18 @@ import torch
 from bytemodel import checkpoint
 from bytemodel.cpu_data import FIRST_STATE, trace_patches
 from bytemodel.data import collate
+from bytemodel.generate import Session
 from bytemodel.model import ByteModel
+from bytemodel.patches import Patches
 from bytemodel.train import pick_device, pick_dtype
 from cpusim.errors import UserError
 from cpusim.isa import STATE_SIZE
-from cpusim.lockstep import Case, Predictions
+from cpusim.lockstep import Bytes, Case, Predictions, Rollout, Tokens, is_state
 
 _PATCHES_PER_BATCH = 2048
 """Patches verified at once: keeps the logits, 16 KB a state, in tens of MB."""
+_STREAMS = 64
+"""Programs generated at once: their keys and values, about 4 MB each, stay in memory."""
 
 SHIPPED = Path(__file__).parent / "weights" / "cpu-small.pt"
 
@@ -68,11 +72,83 @@ class ByteModelStepper:
         self.model = model.eval()
         self.dtype = dtype
         self.device = next(model.parameters()).device
+        # The prefix that the last call of `step` has read, and the session that holds it.
+        self._session: Session | None = None
+        self._memory: Bytes = np.empty(0, np.uint8)
+        self._states: Bytes = np.empty((0, STATE_SIZE), np.uint8)
 
     @property
     def max_records(self) -> int:
         """What the model's longest sequence leaves for states, the end patch kept free."""
         return self.model.config.max_patches - FIRST_STATE - 1
+
+    def step(self, memory: Bytes, states: Bytes) -> Tokens:
+        """One more patch, by cached generation (see `lockstep.Stepper`).
+
+        A call that extends the one before reads only what is new. Raises `UserError` for more
+        than `max_records` states.
+        """
+        read = len(self._states)
+        if not (
+            self._session is not None
+            and np.array_equal(memory, self._memory)
+            and np.array_equal(states[:read], self._states)
+        ):
+            self._session, read = Session(self.model, dtype=self.dtype), 0
+            self._session.append(_tensor(_start(memory))[None])
+        if len(states) > read:
+            self._session.append(_tensor(states[read:].astype(np.int64))[None])
+        self._memory, self._states = memory.copy(), states.copy()
+        return _tokens(self._session.next_patch()).reshape(STATE_SIZE)
+
+    def run(self, prompts: Sequence[Case], limits: Sequence[int]) -> Iterator[tuple[int, Rollout]]:
+        """Cached generation of many programs in step (see `lockstep.Runner`)."""
+        by_length: dict[int, list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            by_length.setdefault(len(prompt.records), []).append(index)
+        for indexes in by_length.values():
+            # Programs that end at about the same time share a batch.
+            indexes.sort(key=lambda index: limits[index])
+            for first in range(0, len(indexes), _STREAMS):
+                chosen = indexes[first : first + _STREAMS]
+                yield from self._run_in_step(
+                    {index: prompts[index] for index in chosen},
+                    {index: limits[index] for index in chosen},
+                )
+
+    def _run_in_step(
+        self, prompts: dict[int, Case], limits: dict[int, int]
+    ) -> Iterator[tuple[int, Rollout]]:
+        """Programs with equally many records, by index."""
+        session = Session(self.model, dtype=self.dtype)
+        session.append(
+            torch.stack(
+                [
+                    _tensor(np.concatenate([_start(case.memory), case.records.astype(np.int64)]))
+                    for case in prompts.values()
+                ]
+            )
+        )
+        alive = list(prompts)
+        said: dict[int, list[Tokens]] = {index: [] for index in alive}
+        while True:
+            patch_BS = session.next_patch()
+            for index, tokens in zip(alive, _tokens(patch_BS), strict=True):
+                said[index].append(tokens)
+            goes_on = [
+                is_state(said[index][-1]) and len(said[index]) < limits[index] for index in alive
+            ]
+            for index, more in zip(alive, goes_on, strict=True):
+                if not more:
+                    yield index, Rollout(np.stack(said.pop(index)))
+            if not any(goes_on):
+                return
+            if not all(goes_on):
+                rows = torch.tensor(goes_on, device=self.device)
+                session.keep(rows)
+                patch_BS = patch_BS[rows]
+                alive = [index for index, more in zip(alive, goes_on, strict=True) if more]
+            session.append(patch_BS[:, None])
 
     def verify(self, cases: Sequence[Case]) -> Iterator[tuple[int, Predictions]]:
         """All steps in parallel, each from the trace itself (see `lockstep.Verifier`)."""
@@ -107,6 +183,19 @@ class ByteModelStepper:
             expected_p_NS.cpu().numpy(),
             predicted_p_NS.cpu().numpy(),
         )
+
+
+def _start(memory: Bytes) -> Patches:
+    """What a trace's sequence holds before record 0."""
+    return trace_patches(memory, np.empty((0, STATE_SIZE), np.uint8))[:FIRST_STATE]
+
+
+def _tensor(patches: Patches) -> torch.Tensor:
+    return torch.from_numpy(patches)
+
+
+def _tokens(patches_BS: torch.Tensor) -> Tokens:
+    return patches_BS.to("cpu", torch.int16).numpy()
 
 
 def _batches(records: Sequence[int]) -> Iterator[list[int]]:

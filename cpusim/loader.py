@@ -7,7 +7,7 @@ image has at most 1,024 of them, a trace at least 1,024 and one state.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,14 @@ _ONE_OF_SHARD = re.compile(r"(.+)\[(\d{1,18})\]")
 
 @dataclass(frozen=True)
 class Program:
-    """What a run starts from: memory (1024 bytes) and the first state (16 bytes)."""
+    """What a run starts from: memory (1024 bytes) and the first state (16 bytes).
+
+    `trace`: the recorded run, if the file was one.
+    """
 
     memory: bytes
     state: bytes
+    trace: Trace | None = field(default=None, compare=False)
 
 
 def load_program(path: Path, *, isa: InstructionSet = ISA) -> Program:
@@ -92,7 +96,7 @@ def _one_of_shard(path: Path) -> tuple[Path, int] | None:
 
 
 def _start_of(trace: Trace) -> Program:
-    return Program(trace.memory, trace.initial_state)
+    return Program(trace.memory, trace.initial_state, trace)
 
 
 def _is_text(data: bytes) -> bool:

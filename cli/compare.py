@@ -1,0 +1,420 @@
+"""`cpusim compare`: two CPUs side by side. Parse, call, print; what is compared and how stands
+in `cpusim.lockstep`, how it looks in `cli.comparison`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+from click.core import ParameterSource
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from cli import comparison as view
+from cli import render
+from cli.options import DISTRIBUTIONS, FILE, force_option, start_options, start_state
+from cpusim import lockstep
+from cpusim.errors import UserError, nearest
+from cpusim.files import atomic_write, refuse_existing
+from cpusim.isa import SLOTS
+from cpusim.loader import load_program, load_trace
+from cpusim.lockstep import (
+    Case,
+    OracleStepper,
+    ProgramResult,
+    RecordedStepper,
+    Stepper,
+)
+from cpusim.reference import DEFAULT_MAX_STEPS
+
+if TYPE_CHECKING:
+    from cpusim.programs import Distribution
+    from cpusim.trace import Trace
+
+# Torch and numba are imported by what needs them: comparing a recording needs neither.
+
+_PROGRAMS = 100
+_LENGTHS = 1, SLOTS - 1
+_MOST_SEEDS = 1 << 32  # training and its evaluation draw from seeds above
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One side of a comparison.
+
+    `source`: the file it was made from. `programs`: what it brings along to compare.
+    """
+
+    text: str
+    source: Path | None
+    stepper: Stepper
+    programs: tuple[Case, ...] = ()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A program to compare, and the words that name it on the command line."""
+
+    case: Case
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which random programs: `count` of the sequence that the rest names, from `start` on."""
+
+    count: int
+    start: int
+    seed: int
+    distribution: Distribution
+    min_length: int
+    max_length: int
+
+
+def _oracle(source: Path | None, _: str) -> Peer:
+    if source is not None:
+        raise UserError(f"oracle:{source}: the oracle takes no file; write just oracle")
+    return Peer("oracle", None, OracleStepper())
+
+
+def _model(source: Path | None, dtype: str) -> Peer:
+    from bytemodel.cpu import load_stepper, shipped_checkpoint
+
+    path = source or shipped_checkpoint()
+    return Peer("model" if source is None else f"model:{path}", path, load_stepper(path, dtype))
+
+
+def _recording(source: Path | None, _: str) -> Peer:
+    if source is None:
+        raise UserError("trace: names no file; write trace:FILE")
+    cases = tuple(_recordings(source))
+    text = f"trace:{source}"
+    return Peer(text, source, RecordedStepper(text, cases), cases)
+
+
+_PEERS: dict[str, Callable[[Path | None, str], Peer]] = {
+    "oracle": _oracle,
+    "model": _model,
+    "trace": _recording,
+}
+"""What can stand on either side, written `KIND` or `KIND:FILE`."""
+
+
+def _peer(text: str, dtype: str) -> Peer:
+    kind, colon, source = text.partition(":")
+    if kind not in _PEERS:
+        close = nearest(kind, _PEERS)
+        hint = f"did you mean {close}?" if close else "write oracle, model:CKPT or trace:FILE"
+        raise UserError(f"{text!r} names nothing to compare; {hint}")
+    if colon and not source:
+        raise UserError(f"{text!r} names no file; write it behind the colon")
+    return _PEERS[kind](Path(source) if source else None, dtype)
+
+
+def _recordings(path: Path) -> Iterator[Case]:
+    """The trace in a file, one of a packed shard's (`SHARD[17]`), or all of a shard's."""
+    from cpusim.trace import is_shard, open_shard
+
+    if path.is_file() and is_shard(path):
+        shard = open_shard(path)
+        shard.check()
+        for index in range(len(shard)):
+            yield _case(f"{path}[{index}]", shard.trace(index))
+    else:
+        yield _case(str(path), load_trace(path))
+
+
+def _case(name: str, trace: Trace) -> Case:
+    return Case(name, np.frombuffer(trace.memory, np.uint8), trace.records)
+
+
+def _named(
+    files: Sequence[Path], start: Callable[[bytes], bytes], words: Sequence[str], max_steps: int
+) -> Iterator[Subject]:
+    """The programs in files; `start` gives the initial state, `words` are its options."""
+    for file in files:
+        program = load_program(file)
+        memory = np.frombuffer(program.memory, np.uint8)
+        state = np.frombuffer(start(program.state), np.uint8)
+        if program.trace is not None:
+            _tell_if_wrong(_case(str(file), program.trace), max_steps)
+        yield Subject(Case(str(file), memory, state[None]), (str(file), *words))
+
+
+def _tell_if_wrong(recorded: Case, max_steps: int) -> None:
+    """Say on stderr if a trace named as a program is not what the oracle does."""
+    truth = lockstep.record(OracleStepper(), [recorded], max_steps=max_steps)
+    recording = RecordedStepper(recorded.name, [recorded])
+    found = lockstep.compare(truth, recording).results[0].difference
+    if found is not None:
+        click.echo(
+            f"{recorded.name}: is not what the CPU does, from record {found.step:,} on; only its"
+            f" memory and first record are used (--against trace:{recorded.name} compares it)",
+            err=True,
+        )
+
+
+def _random(draw: Draw) -> Iterator[Subject]:
+    from cpusim.programs import generate
+
+    programs = generate(
+        draw.count,
+        distribution=draw.distribution,
+        seed=draw.seed,
+        start=draw.start,
+        min_length=draw.min_length,
+        max_length=draw.max_length,
+    )
+    for offset in range(draw.count):
+        number = draw.start + offset
+        case = Case(
+            f"random program {number}", programs.memories[offset], programs.states[offset][None]
+        )
+        words = ["--programs", 1, "--start", number, "--seed", draw.seed]
+        words += ["--distribution", draw.distribution]
+        if (draw.min_length, draw.max_length) != _LENGTHS:
+            words += ["--min-length", draw.min_length, "--max-length", draw.max_length]
+        yield Subject(case, tuple(map(str, words)))
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal that goes away when it is done; nothing elsewhere."""
+    console = render.stderr()
+    bar = Progress(
+        TextColumn("comparing"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=total)
+        yield lambda steps: bar.advance(task, steps)
+
+
+@click.command()
+@click.argument("files", nargs=-1, metavar="[PROGRAM|TRACE]...", type=FILE)
+@click.option("--model", type=FILE, metavar="CKPT", help="Byte model [default: the shipped one].")
+@click.option("--against", metavar="PEER", help="What to measure instead of a model.")
+@click.option(
+    "--reference", metavar="PEER", default="oracle", show_default=True, help="What is right."
+)
+@click.option("--programs", "count", type=click.IntRange(1), metavar="N", help="Random programs.")
+@click.option("--start", type=click.IntRange(0), default=0, metavar="I", help="Skip the first I.")
+@click.option(
+    "--seed", type=click.IntRange(0, _MOST_SEEDS - 1), default=1, show_default=True, metavar="S"
+)
+@click.option(
+    "--distribution", type=click.Choice(DISTRIBUTIONS), default="published", show_default=True
+)
+@click.option("--min-length", type=click.IntRange(1, SLOTS), default=_LENGTHS[0], show_default=True)
+@click.option("--max-length", type=click.IntRange(1, SLOTS), default=_LENGTHS[1], show_default=True)
+@start_options
+@click.option(
+    "--max-steps",
+    type=click.IntRange(1, 1_000_000),
+    default=DEFAULT_MAX_STEPS,
+    show_default=True,
+    help="Follow a program that never halts so far.",
+)
+@click.option(
+    "--from-step",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="Check from here on; before, both go the reference's way.",
+)
+@click.option(
+    "--rollout",
+    is_flag=True,
+    help="Really run free, a step at a time, instead of verifying in one pass.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="States shown before a difference.",
+)
+@click.option(
+    "--show",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Differences shown in full, the earliest first.",
+)
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto")
+@click.option(
+    "--json", "json_file", type=FILE, metavar="FILE", help="Write the figures; - is stdout."
+)
+@click.option("--junit", type=FILE, metavar="FILE", help="Write a test report.")
+@force_option
+@click.pass_context
+def compare(
+    context: click.Context,
+    files: tuple[Path, ...],
+    model: Path | None,
+    against: str | None,
+    reference: str,
+    count: int | None,
+    start: int,
+    seed: int,
+    distribution: Distribution,
+    min_length: int,
+    max_length: int,
+    acc: int | None,
+    registers: dict[str, int],
+    random_state: int | None,
+    max_steps: int,
+    from_step: int,
+    rollout: bool,
+    window: int,
+    show: int,
+    dtype: str,
+    json_file: Path | None,
+    junit: Path | None,
+    force: bool,
+) -> None:
+    """Compare a byte model, or anything else, with the CPU, one state at a time.
+
+    Every program is answered twice. Running free: when does the model first leave the
+    CPU's trace, its end included? Put back on track each step: which steps does it get
+    wrong? Without PROGRAM and --programs, 100 random programs are compared.
+
+    A PEER is oracle (this CPU), model:CKPT or trace:FILE, a recording from another
+    simulator or from hardware, one trace or a packed shard.
+
+    Exit code 0: they agree; 1: they differ; 2: bad usage or unreadable input.
+
+    \b
+    Examples:
+      cpusim compare examples/sort.s
+      cpusim compare --model runs/cpu/model.pt
+      cpusim compare --programs 1000 --seed 7 --distribution uniform --json figures.json
+      cpusim compare --against trace:board.bin
+      cpusim compare --reference model:old.pt --against model:new.pt
+    """
+    if model is not None and against is not None:
+        raise UserError("--model CKPT is short for --against model:CKPT; use one of them")
+    start_words = _start_words(acc, registers, random_state)
+    if start_words and not files:
+        raise UserError("--acc, --set and --random-state belong to a PROGRAM; name one")
+    to_stdout = json_file == Path("-")
+    for output in (None if to_stdout else json_file, junit):
+        if output is not None:
+            refuse_existing(output, force=force)
+    # Reading the files comes first: a wrong name is refused before torch is loaded.
+    subjects = list(
+        _named(
+            files,
+            lambda state: start_state(state, acc, registers, random_state),
+            start_words,
+            max_steps,
+        )
+    )
+    truth = _peer(reference, dtype)
+    peer = _peer(against or (f"model:{model}" if model else "model"), dtype)
+    brought = [Subject(case) for case in truth.programs or peer.programs]
+    draw = None
+    if count is not None or not (files or brought):
+        draw = Draw(count or _PROGRAMS, start, seed, distribution, min_length, max_length)
+        subjects += _random(draw)
+    elif not files:
+        subjects = brought
+
+    begun = time.monotonic()
+    cases = lockstep.record(truth.stepper, [s.case for s in subjects], max_steps=max_steps)
+    steps = sum(max(case.steps - from_step + 1, 0) for case in cases)
+    with _progress(2 * steps if rollout else steps) as progress:
+        result = lockstep.compare(
+            cases,
+            peer.stepper,
+            reference=truth.stepper.name,
+            from_step=from_step,
+            rollout=rollout,
+            progress=progress,
+        )
+    seconds = time.monotonic() - begun
+
+    options = _replay_options(context)
+
+    def replay(program: ProgramResult) -> list[str]:
+        step = program.difference.step if program.difference else from_step
+        words = [*subjects[program.index].words, *options, "--from-step", str(step)]
+        return ["cpusim", "compare", *words]
+
+    if json_file is not None:
+        models = [side.source for side in (peer, truth) if side.text.startswith("model")]
+        settings = {
+            "model": str(models[0]) if models else None,
+            **(vars(draw) if draw else dict.fromkeys(Draw.__dataclass_fields__)),
+            "files": [str(file) for file in files],
+            "max_steps": max_steps,
+            "from_step": from_step,
+            "dtype": dtype,
+            "seconds": round(seconds, 3),
+        }
+        text = json.dumps(view.as_json(result, settings, replay), indent=2) + "\n"
+        if to_stdout:
+            click.echo(text, nl=False)
+        else:
+            with atomic_write(json_file, force=force) as file:
+                file.write(text.encode())
+    if junit is not None:
+        with atomic_write(junit, force=force) as file:
+            file.write(view.as_junit(result, seconds, window, replay))
+    if not to_stdout:
+        console = render.stdout()
+        what = _in_words(subjects, draw)
+        for line in view.report_lines(result, what, window=window, show=show, replay=replay):
+            console.print(line)
+    if not result.agree:
+        context.exit(1)
+
+
+def _in_words(subjects: Sequence[Subject], draw: Draw | None) -> str:
+    if draw is None or draw.count < len(subjects):
+        return subjects[0].case.name if len(subjects) == 1 else f"{len(subjects):,} programs"
+    which = f" from {draw.start:,} on" if draw.start else ""
+    return (
+        f"{draw.count:,} random programs{which}, seed {draw.seed}, {draw.distribution},"
+        f" {draw.min_length} to {draw.max_length} instructions"
+    )
+
+
+def _start_words(
+    acc: int | None, registers: dict[str, int], random_state: int | None
+) -> tuple[str, ...]:
+    """The options of the initial state, as they stand on the command line."""
+    words: list[str] = []
+    if random_state is not None:
+        words += ["--random-state", str(random_state)]
+    if acc is not None:
+        words += ["--acc", str(acc)]
+    if registers:
+        words += ["--set", ",".join(f"{name}={value}" for name, value in registers.items())]
+    return tuple(words)
+
+
+def _replay_options(context: click.Context) -> list[str]:
+    """The options given that change what is compared, beside the programs themselves."""
+    words = []
+    for name in ("model", "reference", "against", "max_steps", "dtype", "rollout"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            words.append("--" + name.replace("_", "-"))
+            if name != "rollout":
+                words.append(str(context.params[name]))
+    return words
