@@ -359,7 +359,7 @@ def generate(
             distribution=distribution,
             seed=seed,
             layout=layout,
-            workers=workers or len(os.sched_getaffinity(0)),
+            workers=workers or _cores(),
             force=force,
             progress=progress,
         )
@@ -431,6 +431,13 @@ def _why_stopped(file: Path, result: Run) -> str:
             f" stopped after {result.steps:,} steps"
         )
     return f"{file}: no HLT within {_count(result.steps, 'step')}; allow more with --max-steps"
+
+
+def _cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on every system
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _count(number: int, noun: str) -> str:

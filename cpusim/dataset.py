@@ -30,9 +30,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cpusim.assembler import disassemble_word
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, describe_os_error, read_bytes
-from cpusim.isa import FIELDS, MEMORY_SIZE, STATE_SIZE
+from cpusim.isa import FIELDS, INSTRUCTION_SIZE, IR, MEMORY_SIZE, PC, STATE_SIZE
 from cpusim.machine import RunBatch, run_batch
 from cpusim.programs import Distribution, Programs, generate_numbered
 from cpusim.reference import DEFAULT_MAX_STEPS
@@ -141,7 +142,7 @@ class _Stopped(Exception):  # noqa: N818 - no error: the parent asked for it
 
 
 def _belongs_to_test(hashes: Hashes) -> npt.NDArray[np.bool_]:
-    return np.equal(hashes % np.uint64(_TEST_SHARE), 0)
+    return np.isin(hashes % np.uint64(_TEST_SHARE), 0)
 
 
 def _instances(
@@ -408,7 +409,8 @@ class Failure:
     `trace`: its number in the shard, None in a file of its own. `record` and `field`: the
     first record and field that differ; `expected` and `found`: their bytes. If all common
     records agree, `field` is "length", `expected` and `found` are the counts of records, and
-    `record` is the first that only one of the two has.
+    `record` is the first that only one of the two has. `computed_by`: the instruction whose
+    result the field is, which stands in the record before; empty for PC, IR and a length.
     """
 
     path: Path
@@ -417,6 +419,7 @@ class Failure:
     field: str
     expected: int
     found: int
+    computed_by: str = ""
 
     def __str__(self) -> str:
         name = str(self.path) if self.trace is None else f"{self.path}[{self.trace}]"
@@ -424,7 +427,7 @@ class Failure:
             return f"{name}: {self.found:,} records where the program gives {self.expected:,}"
         return (
             f"{name}: record {self.record:,}, {self.field}: {self.found} where the program"
-            f" gives {self.expected}"
+            f" gives {self.expected}" + (f" ({self.computed_by})" if self.computed_by else "")
         )
 
 
@@ -536,7 +539,7 @@ def _verify_shard(path: Path, report: VerifyReport, max_steps: int) -> None:
 
 def _compare(
     memories: Bytes, found: RunBatch, max_steps: int
-) -> Iterator[tuple[int, tuple[int, str, int, int]]]:
+) -> Iterator[tuple[int, tuple[int, str, int, int, str]]]:
     """The traces that differ from what their programs do: number, and the rest of a `Failure`."""
     states = found.records[found.offsets[:-1]]
     sizes = np.diff(found.offsets)
@@ -554,12 +557,16 @@ def _compare(
         if differs.any():
             record, place = np.argwhere(differs)[0].tolist()
             values = int(other[record, place]), int(one[record, place])
-            yield index, (record, FIELDS[place], *values)
+            word = other[record - 1, IR : IR + INSTRUCTION_SIZE].tobytes()
+            fetched = place == PC or IR <= place < IR + INSTRUCTION_SIZE
+            # Record 1 shows the first fetch: nothing has executed yet.
+            computed_by = "" if fetched or record < 2 else disassemble_word(word)
+            yield index, (record, FIELDS[place], *values, computed_by)
         elif len(one) != len(other):
             whole = run_batch(
                 memories[index : index + 1], states[index : index + 1], max_steps=max_steps
             )
-            yield index, (common, "length", len(whole.records), len(one))
+            yield index, (common, "length", len(whole.records), len(one), "")
 
 
 def export(

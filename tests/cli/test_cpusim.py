@@ -338,9 +338,10 @@ def test_verify_names_the_first_wrong_record_and_field_of_each_trace_and_exits_w
     shutil.copy(TRACE, tmp_path / "d.bin")
     lines = cpusim("verify", tmp_path, code=1).stdout.splitlines()
     assert len(lines) == 4
-    assert lines[0].startswith(f"{one}: record 3, ACC: 129 where the program gives 128")
-    assert lines[1].startswith(f"{other}: record 8, J: 2 where the program gives 3")
-    assert lines[2].startswith(f"{short}: 7 records where the program gives 9")
+    # The instruction that computed the field stands in the record before.
+    assert lines[0] == f"{one}: record 3, ACC: 129 where the program gives 128 (MOV F A)"
+    assert lines[1] == f"{other}: record 8, J: 2 where the program gives 3 (ADD F B)"
+    assert lines[2] == f"{short}: 7 records where the program gives 9"
     assert lines[3] == "1 of 4 traces right: 34 states in 4 files"
     report = json.loads(cpusim("verify", tmp_path, "--json", code=1).stdout)
     assert (report["traces"], report["errors"]) == (4, [])
