@@ -391,6 +391,18 @@ def test_generate_passes_its_options_on(distribution: str, tmp_path: Path) -> No
     assert json.loads((out / "set.json").read_text())["distribution"] == distribution
 
 
+def test_progress_goes_to_stderr_and_only_to_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--count", 30, "--test-count", 0, "--workers", 1, "--json"]
+    assert cpusim("generate", tmp_path / "pipe", *words).stderr == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    result = cpusim("generate", tmp_path / "terminal", *words)
+    assert "30 of 30 traces" in result.stderr
+    assert json.loads(result.stdout)["train"] == 30
+
+
 def test_the_choices_are_those_of_the_library() -> None:
     assert options.DISTRIBUTIONS == DISTRIBUTIONS
     assert options.LAYOUTS == LAYOUTS
@@ -656,6 +668,14 @@ def test_results_that_do_not_fit_on_the_disk_are_an_error_in_one_sentence() -> N
             done = process(*words, stdout=full)
             assert done.returncode == 2
             assert done.stderr == "standard output: no space left on device\n"
+
+
+def test_a_file_name_of_any_bytes_can_be_printed(tmp_path: Path) -> None:
+    path = image(tmp_path, TRACE.read_bytes(), os.fsdecode(b"\xff.bin"))
+    escaped = f"{tmp_path}/\\udcff.bin"
+    assert process("inspect", path, stdout=subprocess.PIPE).stdout.startswith(escaped)
+    path.write_bytes(b"")
+    assert process("inspect", path).stderr.startswith(escaped)
 
 
 # The program as a whole ---------------------------------------------------------------
