@@ -501,6 +501,11 @@ class ProgramResult:
         return len(self.said)
 
     @property
+    def prompt(self) -> Case:
+        """What a free run starts from: the reference's records before `from_step`."""
+        return Case(self.case.name, self.case.memory, self.case.records[: self.from_step])
+
+    @property
     def matched(self) -> int:
         """Free-running steps that match before the first difference."""
         return self.checked if self.difference is None else self.difference.step - self.from_step
@@ -715,25 +720,26 @@ def compare(
             )
         verified[index] = predictions
         progress(usable[index].steps - from_step + 1)
-    differences: dict[int, Difference | None] = {}
+    results = [
+        ProgramResult(
+            case,
+            places[index],
+            from_step,
+            verified[index].tokens[from_step - 1 : case.steps].astype(np.int16),
+            None,
+        )
+        for index, case in enumerate(usable)
+    ]
     if rollout:
-        prompts = [Case(case.name, case.memory, case.records[:from_step]) for case in usable]
-        limits = [case.steps - from_step + 1 for case in usable]
-        for index, run in run_free(candidate, prompts, limits):
-            differences[index] = _first_in_rollout(
-                usable[index], run, verified[index], from_step, limits[index]
-            )
-            progress(limits[index])
-    results = []
-    for index, case in enumerate(usable):
-        predictions = verified[index]
-        said = predictions.tokens[from_step - 1 : case.steps].astype(np.int16)
-        result = ProgramResult(case, places[index], from_step, said, differences.get(index))
-        if not rollout and result.wrong_steps:
-            step = result.wrong_steps[0]
-            difference = _first_verified(case, candidate, predictions, step)
-            result = replace(result, difference=difference)
-        results.append(result)
+        differences = _free_differences(results, candidate, verified, progress)
+    else:
+        differences = {
+            index: _verified_difference(result, candidate, verified[index])
+            for index, result in enumerate(results)
+        }
+    results = [
+        replace(result, difference=differences[index]) for index, result in enumerate(results)
+    ]
     return Comparison(reference, candidate.name, tuple(results), left_out, rollout)
 
 
@@ -748,28 +754,64 @@ def _shortened(case: Case, most: int | None, name: str) -> Case:
     )
 
 
-def _first_in_rollout(
-    case: Case, run: Rollout, predictions: Predictions, from_step: int, limit: int
+def _free_differences(
+    results: Sequence[ProgramResult],
+    candidate: Stepper,
+    verified: dict[int, Predictions],
+    progress: Callable[[int], None],
+) -> dict[int, Difference | None]:
+    """Where each free run first leaves its trace, by index into `results`."""
+    differences: dict[int, Difference | None] = {}
+    # Where verification names a step, running on behind it would teach nothing, unless the
+    # free run gets past it; then that program is run again, to its end.
+    limits = {
+        index: result.wrong_steps[0] - result.from_step + 1
+        if result.wrong_steps
+        else result.checked
+        for index, result in enumerate(results)
+    }
+    while limits:
+        chosen = list(limits)
+        prompts = [results[index].prompt for index in chosen]
+        again: dict[int, int] = {}
+        for place, run in run_free(candidate, prompts, [limits[index] for index in chosen]):
+            index = chosen[place]
+            result = results[index]
+            difference = _free_difference(result, run, limits[index], verified[index])
+            if difference is None and limits[index] < result.checked:
+                again[index] = result.checked
+            else:
+                differences[index] = difference
+                progress(result.checked)
+        limits = again
+    return differences
+
+
+def _free_difference(
+    result: ProgramResult, run: Rollout, limit: int, predictions: Predictions
 ) -> Difference | None:
-    """Where a free run first leaves the trace."""
-    expected = case.expected_steps()[from_step - 1 :]
-    wrong = np.flatnonzero((run.tokens != expected[: len(run.tokens)]).any(axis=1))
+    case, said = result.case, run.tokens
+    expected = case.expected_steps()[result.from_step - 1 :]
+    wrong = np.flatnonzero((said != expected[: len(said)]).any(axis=1))
     if len(wrong):
         row = int(wrong[0])
-        return _difference(case, from_step + row, run.tokens[row], predictions)
-    if len(run.tokens) < limit:
-        return _refused(case, from_step + len(run.tokens), run.refusal)
+        return _difference(case, result.from_step + row, said[row], predictions)
+    if len(said) < limit:
+        return _refused(case, result.from_step + len(said), run.refusal)
     return None
 
 
-def _first_verified(
-    case: Case, candidate: Stepper, predictions: Predictions, step: int
-) -> Difference:
+def _verified_difference(
+    result: ProgramResult, candidate: Stepper, predictions: Predictions
+) -> Difference | None:
     """The difference at the first step that `verify` names.
 
     Tokens predicted one by one from the expected ones can mix bytes and 256 where the
-    candidate, on its own output, would have said the end. So ask it.
+    candidate, on its own output, would have said the end. So it is asked again.
     """
+    if not result.wrong_steps:
+        return None
+    case, step = result.case, result.wrong_steps[0]
     said = predictions.tokens[step - 1]
     if not is_state(said) and not np.array_equal(said, END):
         try:
