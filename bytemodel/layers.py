@@ -40,6 +40,11 @@ class KeyValueCache:
         self.length = need
         return self.keys_BHKD[:, :, :need], self.values_BHKD[:, :, :need]
 
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch only."""
+        if self.keys_BHKD is not None and self.values_BHKD is not None:
+            self.keys_BHKD, self.values_BHKD = self.keys_BHKD[rows], self.values_BHKD[rows]
+
 
 def rotary_table(positions_T: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     """cos and sin, each (T, D/2), of rotary position embedding (Su et al. 2021, base 10,000)."""

@@ -39,6 +39,7 @@ class PatchDecoder(nn.Module):
         self.embedding = nn.Parameter(torch.empty(config.patch_size * VOCABULARY, width))
         self.embedding_bias = None if modern else nn.Parameter(torch.zeros(width))
         self.positions = None if modern else nn.Embedding(config.max_patches, width)
+        self.rotary = modern
         self.blocks = nn.ModuleList(
             Block(width, config.patch_heads, modern=modern, dropout=config.dropout)
             for _ in range(config.patch_layers)
@@ -56,11 +57,9 @@ class PatchDecoder(nn.Module):
         if self.embedding_bias is not None:
             x_BPC = x_BPC + self.embedding_bias
         positions_P = torch.arange(start, start + count, device=patches_BPS.device)
-        rotary = None
+        rotary = rotary_table(positions_P, self.head_width) if self.rotary else None
         if self.positions is not None:
             x_BPC = x_BPC + self.positions(positions_P)
-        else:
-            rotary = rotary_table(positions_P, self.head_width)
         x_BPC = self.dropout(x_BPC)
         for layer, block in enumerate(self.blocks):
             x_BPC = block(x_BPC, rotary=rotary, cache=caches[layer] if caches else None)

@@ -1,0 +1,189 @@
+"""Cached generation: each patch is read once, each byte extends a cache of its patch.
+
+Shape suffixes: B streams, P patches, S patch size, V vocabulary (257).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bytemodel.layers import KeyValueCache
+from bytemodel.model import ByteModel
+from bytemodel.patches import PAD, Patches, decode_bytes, extension_patch, pad_to_patches
+from cpusim.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a byte is chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep all."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UserError(f"temperature {self.temperature} is negative; 0 is greedy")
+        if self.top_k < 0:
+            raise UserError(f"top-k {self.top_k} is negative; 0 keeps every byte")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top-p {self.top_p} is outside (0, 1]; 1 keeps every byte")
+
+    def choose(self, logits_BV: Tensor, rng: torch.Generator | None) -> Tensor:
+        """One token a stream, int64 (B,)."""
+        if self.temperature == 0:
+            return logits_BV.argmax(-1)
+        logits_BV = logits_BV.float() / self.temperature
+        if 0 < self.top_k < logits_BV.shape[-1]:
+            least = logits_BV.topk(self.top_k).values[:, -1:]
+            logits_BV = logits_BV.masked_fill(logits_BV < least, -torch.inf)
+        probabilities_BV = logits_BV.softmax(-1)
+        if self.top_p < 1:
+            ordered, places = probabilities_BV.sort(descending=True)
+            # A byte is kept while those more likely than it have not reached top_p.
+            ordered[ordered.cumsum(-1) - ordered >= self.top_p] = 0
+            probabilities_BV = torch.zeros_like(ordered).scatter(1, places, ordered)
+        return torch.multinomial(probabilities_BV, 1, generator=rng)[:, 0]
+
+
+GREEDY = Sampling()
+
+
+class Session:
+    """Streams that grow in step, all of the same length in patches.
+
+    `append` reads known patches; `next_patch` says what follows them, without reading it.
+    """
+
+    def __init__(self, model: ByteModel, *, dtype: torch.dtype = torch.float32) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.device = next(model.parameters()).device
+        self.length = 0
+        self._caches = [KeyValueCache() for _ in model.patch_decoder.blocks]
+        self._features_BC = torch.empty(0)
+        self._last_BS = torch.empty(0, dtype=torch.int64)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    @torch.inference_mode()
+    def append(self, patches_BPS: Tensor) -> None:
+        """Read patches that are known. Raises `UserError` past the model's longest sequence."""
+        limit = self.model.config.max_patches
+        self.length += patches_BPS.shape[1]
+        if self.length > limit:
+            raise UserError(
+                f"a sequence of {self.length:,} patches is longer than the {limit:,} that this"
+                " model takes; shorten it or use a model with a larger max_patches"
+            )
+        patches_BPS = patches_BPS.to(self.device)
+        with self._autocast():
+            self._features_BC = self.model.patch_decoder(patches_BPS, self._caches)[:, -1]
+        self._last_BS = patches_BPS[:, -1]
+
+    @torch.inference_mode()
+    def next_patch(
+        self,
+        sampling: Sampling = GREEDY,
+        *,
+        rng: torch.Generator | None = None,
+        known_BT: Tensor | None = None,
+    ) -> Tensor:
+        """The patch that follows, int64 (B, S); `known_BT`: its first bytes, if they are given.
+
+        Token 256 inside a patch ends the file, so the rest of the patch is 256 too.
+        """
+        batch, size = self._last_BS.shape
+        decoder = self.model.byte_decoder
+        caches = [KeyValueCache() for _ in decoder.blocks]
+        patch_BS = torch.full((batch, size), PAD, dtype=torch.int64, device=self.device)
+        known = 0
+        if known_BT is not None:
+            known = known_BT.shape[1]
+            patch_BS[:, :known] = known_BT.to(self.device)
+        ended_B = torch.zeros(batch, dtype=torch.bool, device=self.device)
+        with self._autocast():
+            contexts = decoder.contexts(self._last_BS)
+            fresh_BT = patch_BS[:, :known]
+            for place in range(known, size):
+                logits_BTV = decoder(self._features_BC, fresh_BT, contexts, caches)
+                token_B = sampling.choose(logits_BTV[:, -1], rng)
+                token_B = token_B.masked_fill(ended_B, PAD)
+                ended_B = token_B == PAD
+                patch_BS[:, place] = token_B
+                if bool(ended_B.all()):
+                    break
+                fresh_BT = patch_BS[:, place : place + 1]
+        return patch_BS
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these streams only (int64 or boolean indexes)."""
+        for cache in self._caches:
+            cache.select(rows)
+        self._features_BC = self._features_BC[rows]
+        self._last_BS = self._last_BS[rows]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """`data`: the file's bytes, the prefix included. `ended`: False if the limit cut it off."""
+
+    data: bytes
+    ended: bool
+
+
+def generate(
+    model: ByteModel,
+    extension: str,
+    *,
+    prefix: bytes = b"",
+    count: int = 1,
+    max_patches: int | None = None,
+    sampling: Sampling = GREEDY,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> list[Generated]:
+    """Write `count` files that begin with `prefix`, in one batch.
+
+    `max_patches`: the most patches to add, at most what the model's length leaves room for
+    (the default). A prefix may end anywhere in a patch.
+    """
+    size = model.config.patch_size
+    whole = len(prefix) // size * size
+    head = np.concatenate([extension_patch(extension, size), pad_to_patches(prefix[:whole], size)])
+    session = Session(model, dtype=dtype)
+    rng = torch.Generator(session.device).manual_seed(seed)
+    session.append(torch.from_numpy(head).expand(count, -1, -1))
+    room = model.config.max_patches - session.length
+    limit = room if max_patches is None else min(max_patches, room)
+    if limit < 1:
+        raise UserError(
+            f"the prefix fills {session.length:,} of the {model.config.max_patches:,} patches that"
+            " this model takes, which leaves nothing to generate; shorten it"
+        )
+    tail = torch.tensor(list(prefix[whole:]), dtype=torch.int64).expand(count, -1)
+    written: list[list[Patches]] = [[] for _ in range(count)]
+    alive = torch.arange(count)
+    ended = [False] * count
+    for added in range(limit):
+        patch_BS = session.next_patch(sampling, rng=rng, known_BT=tail if added == 0 else None)
+        done_B = patch_BS[:, -1] == PAD
+        for row, stream in enumerate(alive.tolist()):
+            written[stream].append(patch_BS[row].cpu().numpy())
+            ended[stream] = bool(done_B[row])
+        if bool(done_B.all()):
+            break
+        if bool(done_B.any()):
+            session.keep(~done_B)
+            alive, patch_BS = alive[~done_B.cpu()], patch_BS[~done_B]
+        if added + 1 < limit:
+            session.append(patch_BS[:, None])
+    return [
+        Generated(prefix[:whole] + decode_bytes(np.concatenate(patches)), finished)
+        for patches, finished in zip(written, ended, strict=True)
+    ]
