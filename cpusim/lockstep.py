@@ -711,36 +711,30 @@ def compare(
         raise StepperError(
             f"nothing to compare: no program has a step {from_step:,}; the longest has {longest:,}"
         )
-    verified: dict[int, Predictions] = {}
+    verified: dict[int, ProgramResult] = {}
     for index, predictions in verify(candidate, usable):
-        if predictions.tokens.shape != usable[index].records.shape:
+        case = usable[index]
+        if predictions.tokens.shape != case.records.shape:
             raise ValueError(
                 f"{candidate.name}: verify gave {predictions.tokens.shape} tokens for"
-                f" {usable[index].records.shape} records"
+                f" {case.records.shape} records"
             )
-        verified[index] = predictions
-        progress(usable[index].steps - from_step + 1)
-    results = [
-        ProgramResult(
-            case,
-            places[index],
-            from_step,
-            verified[index].tokens[from_step - 1 : case.steps].astype(np.int16),
-            None,
-        )
-        for index, case in enumerate(usable)
-    ]
+        said = predictions.tokens[from_step - 1 : case.steps].astype(np.int16)
+        result = ProgramResult(case, places[index], from_step, said, None)
+        verified[index] = replace(result, difference=_verified_difference(result, predictions))
+        progress(result.checked)
+    results = [verified[index] for index in range(len(usable))]
     if rollout:
-        differences = _free_differences(results, candidate, verified, progress)
+        differences = _free_differences(results, candidate, progress)
     else:
-        differences = {
-            index: _verified_difference(result, candidate, verified[index])
-            for index, result in enumerate(results)
-        }
-    results = [
-        replace(result, difference=differences[index]) for index, result in enumerate(results)
-    ]
-    return Comparison(reference, candidate.name, tuple(results), left_out, rollout)
+        differences = [_asked_again(result, candidate) for result in results]
+    return Comparison(
+        reference,
+        candidate.name,
+        tuple(replace(r, difference=d) for r, d in zip(results, differences, strict=True)),
+        left_out,
+        rollout,
+    )
 
 
 def _shortened(case: Case, most: int | None, name: str) -> Case:
@@ -754,20 +748,49 @@ def _shortened(case: Case, most: int | None, name: str) -> Case:
     )
 
 
+def _verified_difference(result: ProgramResult, predictions: Predictions) -> Difference | None:
+    """The first difference in what `verify` gave, with its probabilities."""
+    if not result.wrong_steps:
+        return None
+    step = result.wrong_steps[0]
+    found = _difference(result.case, step, predictions.tokens[step - 1])
+    of_expected, of_predicted = predictions.expected_probability, predictions.predicted_probability
+    if of_expected is None or of_predicted is None:
+        return found
+    return replace(
+        found,
+        expected_probability=of_expected[step - 1].copy(),
+        predicted_probability=of_predicted[step - 1].copy(),
+    )
+
+
+def _asked_again(result: ProgramResult, candidate: Stepper) -> Difference | None:
+    """The verified difference as the candidate, on its own output, would make it.
+
+    Tokens that were predicted one by one from the expected ones can mix bytes and 256 where it
+    would have said the end.
+    """
+    verified = result.difference
+    if verified is None or verified.kind is not Kind.MIXED:
+        return verified
+    try:
+        said = candidate.step(result.case.memory, result.case.records[: verified.step])
+    except NoNextState as error:
+        return _refused(result.case, verified.step, str(error))
+    if np.array_equal(said, verified.expected):
+        return verified
+    return _with_probabilities(_difference(result.case, verified.step, said), verified)
+
+
 def _free_differences(
-    results: Sequence[ProgramResult],
-    candidate: Stepper,
-    verified: dict[int, Predictions],
-    progress: Callable[[int], None],
-) -> dict[int, Difference | None]:
-    """Where each free run first leaves its trace, by index into `results`."""
-    differences: dict[int, Difference | None] = {}
+    results: Sequence[ProgramResult], candidate: Stepper, progress: Callable[[int], None]
+) -> list[Difference | None]:
+    """Where each free run first leaves its trace; `results` are the verified ones."""
+    differences: list[Difference | None] = [None] * len(results)
     # Where verification names a step, running on behind it would teach nothing, unless the
     # free run gets past it; then that program is run again, to its end.
     limits = {
-        index: result.wrong_steps[0] - result.from_step + 1
-        if result.wrong_steps
-        else result.checked
+        index: result.matched + 1 if result.difference else result.checked
         for index, result in enumerate(results)
     }
     while limits:
@@ -777,50 +800,27 @@ def _free_differences(
         for place, run in run_free(candidate, prompts, [limits[index] for index in chosen]):
             index = chosen[place]
             result = results[index]
-            difference = _free_difference(result, run, limits[index], verified[index])
-            if difference is None and limits[index] < result.checked:
+            found = _free_difference(result, run, limits[index])
+            if found is None and limits[index] < result.checked:
                 again[index] = result.checked
-            else:
-                differences[index] = difference
-                progress(result.checked)
+                continue
+            if found is not None and result.difference is not None:
+                found = _with_probabilities(found, result.difference)
+            differences[index] = found
+            progress(result.checked)
         limits = again
     return differences
 
 
-def _free_difference(
-    result: ProgramResult, run: Rollout, limit: int, predictions: Predictions
-) -> Difference | None:
+def _free_difference(result: ProgramResult, run: Rollout, limit: int) -> Difference | None:
     case, said = result.case, run.tokens
     expected = case.expected_steps()[result.from_step - 1 :]
     wrong = np.flatnonzero((said != expected[: len(said)]).any(axis=1))
     if len(wrong):
-        row = int(wrong[0])
-        return _difference(case, result.from_step + row, said[row], predictions)
+        return _difference(case, result.from_step + int(wrong[0]), said[wrong[0]])
     if len(said) < limit:
         return _refused(case, result.from_step + len(said), run.refusal)
     return None
-
-
-def _verified_difference(
-    result: ProgramResult, candidate: Stepper, predictions: Predictions
-) -> Difference | None:
-    """The difference at the first step that `verify` names.
-
-    Tokens predicted one by one from the expected ones can mix bytes and 256 where the
-    candidate, on its own output, would have said the end. So it is asked again.
-    """
-    if not result.wrong_steps:
-        return None
-    case, step = result.case, result.wrong_steps[0]
-    said = predictions.tokens[step - 1]
-    if not is_state(said) and not np.array_equal(said, END):
-        try:
-            answer = candidate.step(case.memory, case.records[:step])
-        except NoNextState as error:
-            return _refused(case, step, str(error))
-        if not np.array_equal(answer, case.expected(step)):
-            said = answer
-    return _difference(case, step, said, predictions)
 
 
 def _refused(case: Case, step: int, reason: str) -> Difference:
@@ -828,7 +828,7 @@ def _refused(case: Case, step: int, reason: str) -> Difference:
     return Difference(step, Kind.REFUSED, case.expected(step), nothing, refusal=reason)
 
 
-def _difference(case: Case, step: int, said: Tokens, predictions: Predictions) -> Difference:
+def _difference(case: Case, step: int, said: Tokens) -> Difference:
     expected = case.expected(step)
     if np.array_equal(said, END):
         kind = Kind.EARLY_END
@@ -836,18 +836,18 @@ def _difference(case: Case, step: int, said: Tokens, predictions: Predictions) -
         kind = Kind.MIXED
     else:
         kind = Kind.STATE if is_state(expected) else Kind.MISSING_END
-    of_expected, of_predicted = predictions.expected_probability, predictions.predicted_probability
-    if of_expected is None or of_predicted is None:
-        return Difference(step, kind, expected, said)
-    # Probabilities belong to the tokens of `verify`; where the candidate, on its own
-    # output, says another one, nothing is known of either.
-    known = said == predictions.tokens[step - 1]
+    return Difference(step, kind, expected, said.astype(np.int16))
+
+
+def _with_probabilities(found: Difference, verified: Difference) -> Difference:
+    """`found` with what `verified` knows of the same tokens; NaN for the others."""
+    of_expected, of_predicted = verified.expected_probability, verified.predicted_probability
+    if of_expected is None or of_predicted is None or found.step != verified.step:
+        return found
+    known = found.predicted == verified.predicted
     nan = np.float32(np.nan)
-    return Difference(
-        step,
-        kind,
-        expected,
-        said,
-        np.where(known, of_expected[step - 1], nan),
-        np.where(known, of_predicted[step - 1], nan),
+    return replace(
+        found,
+        expected_probability=np.where(known, of_expected, nan),
+        predicted_probability=np.where(known, of_predicted, nan),
     )
