@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from cli import comparison as view
 from cli import render
-from cli.options import DISTRIBUTIONS, FILE, force_option, start_options, start_state
+from cli.options import DISTRIBUTIONS, FILE, start_options, start_state
 from cpusim import lockstep
 from cpusim.errors import UserError, nearest
 from cpusim.files import atomic_write, refuse_existing
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _PROGRAMS = 100
 _LENGTHS = 1, SLOTS - 1
-_MOST_SEEDS = 1 << 32  # training and its evaluation draw from seeds above
+_SEEDS = 1 << 32  # training and its evaluation draw from seeds above
 
 
 @dataclass(frozen=True)
@@ -204,64 +204,117 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[PROGRAM|TRACE]...", type=FILE)
-@click.option("--model", type=FILE, metavar="CKPT", help="Byte model [default: the shipped one].")
-@click.option("--against", metavar="PEER", help="What to measure instead of a model.")
 @click.option(
-    "--reference", metavar="PEER", default="oracle", show_default=True, help="What is right."
+    "--model", type=FILE, metavar="CKPT", help="The byte model. Default: the shipped one."
 )
-@click.option("--programs", "count", type=click.IntRange(1), metavar="N", help="Random programs.")
-@click.option("--start", type=click.IntRange(0), default=0, metavar="I", help="Skip the first I.")
+@click.option("--against", metavar="PEER", help="Compare this instead of a byte model.")
 @click.option(
-    "--seed", type=click.IntRange(0, _MOST_SEEDS - 1), default=1, show_default=True, metavar="S"
+    "--reference",
+    metavar="PEER",
+    default="oracle",
+    show_default=True,
+    help="The side that is right by definition.",
 )
 @click.option(
-    "--distribution", type=click.Choice(DISTRIBUTIONS), default="published", show_default=True
+    "--programs",
+    "count",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Compare N random programs. Default without PROGRAM: {_PROGRAMS}.",
 )
-@click.option("--min-length", type=click.IntRange(1, SLOTS), default=_LENGTHS[0], show_default=True)
-@click.option("--max-length", type=click.IntRange(1, SLOTS), default=_LENGTHS[1], show_default=True)
+@click.option(
+    "--start",
+    type=click.IntRange(min=0),
+    metavar="I",
+    default=0,
+    show_default=True,
+    help="Number of the first random program.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, _SEEDS - 1),
+    metavar="S",
+    default=1,
+    show_default=True,
+    help="Same seed and options, same programs.",
+)
+@click.option(
+    "--distribution",
+    type=click.Choice(DISTRIBUTIONS),
+    default="published",
+    show_default=True,
+    help="How random programs are drawn.",
+)
+@click.option(
+    "--min-length",
+    type=click.IntRange(1, SLOTS),
+    metavar="N",
+    default=_LENGTHS[0],
+    show_default=True,
+    help="Shortest random program, in instructions, HLT included.",
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(1, SLOTS),
+    metavar="N",
+    default=_LENGTHS[1],
+    show_default=True,
+    help="Longest random program.",
+)
 @start_options
 @click.option(
     "--max-steps",
     type=click.IntRange(1, 1_000_000),
+    metavar="N",
     default=DEFAULT_MAX_STEPS,
     show_default=True,
-    help="Follow a program that never halts so far.",
+    help="Follow a program that never halts no further.",
 )
 @click.option(
     "--from-step",
-    type=click.IntRange(1),
+    type=click.IntRange(min=1),
+    metavar="K",
     default=1,
     show_default=True,
-    metavar="K",
-    help="Check from here on; before, both go the reference's way.",
+    help="First step to check; up to there both go the reference's way.",
 )
 @click.option(
     "--rollout",
     is_flag=True,
-    help="Really run free, a step at a time, instead of verifying in one pass.",
+    help="Run free step by step, as well as verifying all steps in one pass.",
 )
 @click.option(
     "--window",
-    type=click.IntRange(0),
+    type=click.IntRange(min=0),
+    metavar="N",
     default=5,
     show_default=True,
-    metavar="N",
-    help="States shown before a difference.",
+    help="States to show before a difference.",
 )
 @click.option(
     "--show",
-    type=click.IntRange(0),
+    type=click.IntRange(min=0),
+    metavar="N",
     default=3,
     show_default=True,
-    metavar="N",
-    help="Differences shown in full, the earliest first.",
+    help="Differences to show in full, the earliest first.",
 )
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto")
 @click.option(
-    "--json", "json_file", type=FILE, metavar="FILE", help="Write the figures; - is stdout."
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Precision of a byte model; auto is the faster on this machine.",
 )
-@click.option("--junit", type=FILE, metavar="FILE", help="Write a test report.")
-@force_option
+@click.option(
+    "--json",
+    "json_file",
+    type=FILE,
+    metavar="FILE",
+    help="Write all figures; - is standard output.",
+)
+@click.option("--junit", type=FILE, metavar="FILE", help="Write a JUnit report.")
+@click.option("--force", is_flag=True, help="Replace FILEs that exist.")
 @click.pass_context
 def compare(
     context: click.Context,
@@ -288,14 +341,14 @@ def compare(
     junit: Path | None,
     force: bool,
 ) -> None:
-    """Compare a byte model, or anything else, with the CPU, one state at a time.
+    """Compare a byte model with the CPU, state by state.
 
-    Every program is answered twice. Running free: when does the model first leave the
-    CPU's trace, its end included? Put back on track each step: which steps does it get
-    wrong? Without PROGRAM and --programs, 100 random programs are compared.
+    Two answers for every program. Free-running: when does the model first leave the CPU's
+    trace, the end included? Resynchronised, put back on the trace at every step: which
+    steps does it get wrong? Without PROGRAM, random programs are compared.
 
-    A PEER is oracle (this CPU), model:CKPT or trace:FILE, a recording from another
-    simulator or from hardware, one trace or a packed shard.
+    PEER is what else can stand on either side: oracle (this CPU), model:CKPT, or
+    trace:FILE, a recording from another simulator or from hardware (a trace or a shard).
 
     Exit code 0: they agree; 1: they differ; 2: bad usage or unreadable input.
 
@@ -303,7 +356,7 @@ def compare(
     Examples:
       cpusim compare examples/sort.s
       cpusim compare --model runs/cpu/model.pt
-      cpusim compare --programs 1000 --seed 7 --distribution uniform --json figures.json
+      cpusim compare --programs 1000 --seed 7 --json figures.json
       cpusim compare --against trace:board.bin
       cpusim compare --reference model:old.pt --against model:new.pt
     """
@@ -313,9 +366,7 @@ def compare(
     if start_words and not files:
         raise UserError("--acc, --set and --random-state belong to a PROGRAM; name one")
     to_stdout = json_file == Path("-")
-    for output in (None if to_stdout else json_file, junit):
-        if output is not None:
-            refuse_existing(output, force=force)
+    _check_outputs([None if to_stdout else json_file, junit], force)
     # Reading the files comes first: a wrong name is refused before torch is loaded.
     subjects = list(
         _named(
@@ -383,6 +434,17 @@ def compare(
             console.print(line)
     if not result.agree:
         context.exit(1)
+
+
+def _check_outputs(outputs: Sequence[Path | None], force: bool) -> None:
+    """Refuse before the comparison what could not be written after it."""
+    named = [output for output in outputs if output is not None]
+    for output in named:
+        refuse_existing(output, force=force)
+        if not output.parent.is_dir():
+            raise UserError(f"{output}: the folder {output.parent} does not exist; create it")
+    if len(named) != len(set(named)):
+        raise UserError(f"{named[0]}: --json and --junit name the same file; give each its own")
 
 
 def _in_words(subjects: Sequence[Subject], draw: Draw | None) -> str:

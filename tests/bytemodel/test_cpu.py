@@ -172,7 +172,7 @@ def test_more_programs_than_run_at_once_are_all_answered(monkeypatch: pytest.Mon
     limits = [5, 2, 4, 5, 3, 2, 2, 2]
     whole = dict(stepper.run(prompts, limits))
     monkeypatch.setattr(cpu, "_STREAMS", 2)
-    monkeypatch.setattr(cpu, "_PATCHES_PER_BATCH", 1)
+    monkeypatch.setitem(cpu._PATCHES_PER_BATCH, "cpu", 1)
     split = dict(stepper.run(prompts, limits))
     assert split.keys() == whole.keys() == set(range(8))
     assert all(same(split[index], whole[index]) for index in whole)
