@@ -62,7 +62,7 @@ class Subject:
     """A program to compare, and the words that name it on the command line."""
 
     case: Case
-    words: tuple[str, ...] = ()
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,14 @@ def _random(draw: Draw) -> Iterator[Subject]:
         if (draw.min_length, draw.max_length) != _LENGTHS:
             words += ["--min-length", draw.min_length, "--max-length", draw.max_length]
         yield Subject(case, tuple(map(str, words)))
+
+
+def _brought(truth: Peer, peer: Peer) -> list[Subject]:
+    """The programs that a recording on either side brings along; each is replayed alone."""
+    for option, programs in (("--reference", truth.programs), ("--against", peer.programs)):
+        if programs:
+            return [Subject(case, (option, f"trace:{case.name}")) for case in programs]
+    return []
 
 
 @contextmanager
@@ -378,7 +386,7 @@ def compare(
     )
     truth = _peer(reference, dtype)
     peer = _peer(against or (f"model:{model}" if model else "model"), dtype)
-    brought = [Subject(case) for case in truth.programs or peer.programs]
+    brought = _brought(truth, peer)
     draw = None
     if count is not None or not (files or brought):
         draw = Draw(count or _PROGRAMS, start, seed, distribution, min_length, max_length)
@@ -403,9 +411,10 @@ def compare(
     options = _replay_options(context)
 
     def replay(program: ProgramResult) -> list[str]:
+        words = list(subjects[program.index].words)
+        words += [word for option in options if option[0] not in words for word in option]
         step = program.difference.step if program.difference else from_step
-        words = [*subjects[program.index].words, *options, "--from-step", str(step)]
-        return ["cpusim", "compare", *words]
+        return ["cpusim", "compare", *words, "--from-step", str(step)]
 
     if json_file is not None:
         models = [side.source for side in (peer, truth) if side.text.startswith("model")]
@@ -471,12 +480,12 @@ def _start_words(
     return tuple(words)
 
 
-def _replay_options(context: click.Context) -> list[str]:
+def _replay_options(context: click.Context) -> list[tuple[str, ...]]:
     """The options given that change what is compared, beside the programs themselves."""
-    words = []
+    given: list[tuple[str, ...]] = []
     for name in ("model", "reference", "against", "max_steps", "dtype", "rollout"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            words.append("--" + name.replace("_", "-"))
-            if name != "rollout":
-                words.append(str(context.params[name]))
-    return words
+            value = context.params[name]
+            flag = "--" + name.replace("_", "-")
+            given.append((flag,) if value is True else (flag, str(value)))
+    return given
