@@ -157,6 +157,8 @@ def save_step(run: Path, step: int, model: ByteModel, **content: Any) -> Path:
     for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink()
+    for stray in folder.glob(".step-*.tmp"):
+        stray.unlink()  # a run that was killed while saving left it
     return path
 
 

@@ -1,4 +1,4 @@
-"""CPU traces as training data: programs made on the fly from a seed, or read from shards.
+"""CPU traces as training data: programs made on the fly from a seed, or read from a set on disk.
 
 A trace is one file: extension patch `bin`, 64 patches of memory, one patch a state, the
 end patch. Its memory is random bytes that nothing could predict, so only the states
@@ -7,8 +7,11 @@ and the end are predicted. Record 0 is random too and is not a target either.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,11 @@ import numpy.typing as npt
 
 from bytemodel.data import Batch, collate
 from bytemodel.patches import Patches, end_patch, extension_patch
+from cpusim.errors import UserError
 from cpusim.isa import MEMORY_SIZE, SLOTS, STATE_SIZE
 from cpusim.machine import run_batch
 from cpusim.programs import Distribution, generate
+from cpusim.trace import SHARD_SUFFIX, TRACE_SUFFIX, Trace, open_shard, read_trace
 
 MEMORY_PATCHES = MEMORY_SIZE // STATE_SIZE
 FIRST_STATE = 1 + MEMORY_PATCHES
@@ -48,6 +53,11 @@ def trace_patches(memory: npt.NDArray[np.uint8], records: npt.NDArray[np.uint8])
 def sequence_length(instructions: int) -> int:
     """Patches of a halting program's trace: extension, memory, n + 1 records, end."""
     return FIRST_STATE + instructions + 2
+
+
+def sequence_of(trace: Trace) -> Patches:
+    """A recorded trace as one sequence of patches."""
+    return trace_patches(np.frombuffer(trace.memory, np.uint8), trace.records)
 
 
 def program_batch(
@@ -134,6 +144,157 @@ class GeneratedTraces:
             "distribution": self.distribution,
             "curriculum": [vars(stage) for stage in self.curriculum],
         }
+
+
+class TraceFolder:
+    """The traces below a folder, in shards and in files of their own, numbered in name order.
+
+    `records`: int64[N], each trace's number of records. Raises `UserError` for a folder
+    without traces, and for files that are damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        shards = sorted(folder.rglob(f"*{SHARD_SUFFIX}"))
+        self.folder = folder
+        self._shards = [open_shard(path) for path in shards]
+        self._files = sorted(folder.rglob(f"*{TRACE_SUFFIX}"))
+        # A shard's number of the first trace; single files follow the last shard.
+        sizes = [len(shard) for shard in self._shards]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        in_files = [(path.stat().st_size - MEMORY_SIZE) // STATE_SIZE for path in self._files]
+        self.records = np.concatenate(
+            [*(np.diff(shard.offsets) for shard in self._shards), np.array(in_files, np.int64)]
+        )
+        if not len(self):
+            raise UserError(
+                f"{folder}: holds no traces (no file below it ends in {SHARD_SUFFIX} or"
+                f" {TRACE_SUFFIX}); make some with `cpusim generate`"
+            )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Trace:
+        place = int(np.searchsorted(self._starts, index, side="right")) - 1
+        if place < len(self._shards):
+            return self._shards[place].trace(index - int(self._starts[place]))
+        return read_trace(self._files[index - int(self._starts[-1])])
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digits that differ between sets of different traces."""
+        digest = hashlib.sha256(self.records.tobytes())
+        for shard in self._shards:
+            digest.update(shard.hashes.tobytes())
+        for path in self._files:
+            digest.update(path.name.encode(errors="surrogateescape"))
+        return digest.hexdigest()[:16]
+
+
+_PATCHES_PER_BATCH = 2048
+_TARGETS_PER_BATCH = 512
+
+
+class RecordedTraces:
+    """The traces of a set on disk (`cpusim generate`), each once an epoch, in random order.
+
+    `folder` is the set, whose `train` part is drawn and whose `test` part evaluates (without
+    one: generated programs do), or any folder of traces. Raises `UserError` if there are none,
+    or if one is longer than `max_patches`.
+    """
+
+    def __init__(
+        self, folder: Path, *, seed: int, max_patches: int, evaluation_programs: int = 64
+    ) -> None:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: is no folder of traces; make one with `cpusim generate`")
+        self.folder = folder
+        self.seed = seed
+        self.evaluation_programs = evaluation_programs
+        self._traces = TraceFolder(folder / "train" if (folder / "train").is_dir() else folder)
+        self._length = sequence_length(int(self._traces.records.max()) - 1)
+        if self._length > max_patches:
+            raise UserError(
+                f"{folder}: its longest trace is a sequence of {self._length:,} patches, and the"
+                f" model takes {max_patches:,}; leave it out, or use a model with a larger"
+                " max_patches"
+            )
+        self._count = max(1, _PATCHES_PER_BATCH // self._length)
+
+    def batch(self, step: int, progress: float) -> Batch:  # noqa: ARG002 - no curriculum
+        places = np.arange(step * self._count, (step + 1) * self._count)
+        chosen = [
+            int(_shuffled(self.seed, epoch, len(self._traces))[place])
+            for epoch, place in zip(*np.divmod(places, len(self._traces)), strict=True)
+        ]
+        return collate(
+            [sequence_of(self._traces[index]) for index in chosen],
+            FIRST_STATE + 1,
+            length=self._length,
+            sample=_TARGETS_PER_BATCH,
+            rng=np.random.default_rng((self.seed, step)),
+        )
+
+    def evaluation(self) -> Sequence[Batch]:
+        test = self.folder / "test"
+        if not test.is_dir() or not any(test.iterdir()):
+            return evaluation_batches(self.evaluation_programs)
+        traces = TraceFolder(test)
+        sequences = [
+            sequence_of(traces[index])
+            for index in range(min(len(traces), self.evaluation_programs))
+        ]
+        return [
+            collate(sequences[first : first + 8], FIRST_STATE + 1)
+            for first in range(0, len(sequences), 8)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "recorded CPU traces",
+            "seed": self.seed,
+            "folder": str(self.folder),
+            "traces": len(self._traces),
+            "fingerprint": self._traces.fingerprint(),
+        }
+
+
+@lru_cache(maxsize=2)
+def _shuffled(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
+    """The order of an epoch; two are kept, since a batch may reach into the next."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def source_like(
+    description: Mapping[str, Any],
+    *,
+    seed: int,
+    max_patches: int,
+    folder: Path | None = None,
+    distribution: Distribution | None = None,
+) -> GeneratedTraces | RecordedTraces:
+    """The source that `describe` described (empty: the default one), with what is given changed.
+
+    Raises `UserError` if the description is of other data than CPU traces.
+    """
+    if folder is None and distribution is None and "folder" in description:
+        folder = Path(description["folder"])
+    if folder is not None:
+        return RecordedTraces(folder, seed=seed, max_patches=max_patches)
+    curriculum: tuple[Stage, ...] = CURRICULUM
+    try:
+        if "curriculum" in description:
+            curriculum = tuple(
+                Stage(**{**stage, "lengths": tuple(stage["lengths"])})
+                for stage in description["curriculum"]
+            )
+        return GeneratedTraces(
+            seed, distribution or description.get("distribution", "mixed"), curriculum
+        )
+    except (TypeError, KeyError):
+        raise UserError(
+            f"the run's data ({description.get('kind')}) are not CPU traces that this version can"
+            " make; start a new run"
+        ) from None
 
 
 def evaluation_batches(programs: int, *, batch: int = 8) -> list[Batch]:

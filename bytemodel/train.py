@@ -200,6 +200,7 @@ def train(
         "data": source.describe(),
         "device": place.type,
         "dtype": str(kind).removeprefix("torch."),
+        "compile": compile_model,
     }
     _claim_folder(run, resolved, resume=resume)
 
@@ -221,7 +222,10 @@ def train(
             listener.note(f"resumed from {path} at step {step:,}")
     _keep_metrics_until(run, step)
 
-    forward = _forward(compile_model and shutil.which("gcc") is not None, place)
+    compiled = compile_model and shutil.which("gcc") is not None
+    if compile_model and not compiled:
+        listener.note("no gcc found, so the model is not compiled and training is slower")
+    forward = _forward(compiled, place)
     evaluation_batches = list(source.evaluation())
     writer = _tensorboard_writer(run) if tensorboard else None
     began = time.monotonic()
@@ -261,12 +265,13 @@ def train(
             elapsed = elapsed_before + time.monotonic() - began
             progress = config.progress(step, elapsed)
             finished = progress >= 1.0
+            stopping = stop()
             if finished or step % config.evaluate_every == 0:
                 evaluation = evaluate(model, evaluation_batches, place, kind)
                 log("evaluation", evaluation, progress, elapsed)
-            if finished or stop() or (step and step % config.save_every == 0):
+            if finished or stopping or (step and step % config.save_every == 0):
                 save(elapsed)
-            if finished or stop():
+            if finished or stopping:
                 break
 
             scale = config.learning_rate_scale(step, progress)
@@ -332,22 +337,16 @@ def _autocast(device: torch.device, dtype: Dtype) -> torch.autocast:
 
 def _claim_folder(run: Path, resolved: dict[str, Any], *, resume: bool) -> None:
     """Write `config.json`, or see that the one there says the same."""
-    path = run / "config.json"
     if not resume:
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise UserError(f"{run}: already exists; use --resume to go on, or another --out")
         run.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
+        with atomic_write(run / "config.json") as file:
             file.write(json.dumps({**resolved, "version": cpusim.__version__}, indent=2).encode())
         return
-    try:
-        before = json.loads(path.read_text())
-    except OSError:
-        raise UserError(f"{run}: holds no run to resume; start it without --resume") from None
-    except ValueError:
-        raise UserError(f"{path}: is not valid JSON; restore it or start a new run") from None
+    before = read_config(run)
     for section, values in json.loads(json.dumps(resolved)).items():
-        if before.get(section) == values:
+        if before.get(section, values) == values:
             continue
         old = before.get(section)
         if isinstance(values, dict) and isinstance(old, dict):
@@ -357,6 +356,23 @@ def _claim_folder(run: Path, resolved: dict[str, Any], *, resume: bool) -> None:
             f"{run}: was started with {section} = {old}, not {values}; resume with the same"
             " options or start a new run"
         )
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """What a run folder's `config.json` says: `model`, `training`, `data`, `device`, `dtype`,
+    `compile`. Raises `UserError` if the folder holds no run."""
+    path = run / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except OSError:
+        raise UserError(f"{run}: holds no run to resume; start it without --resume") from None
+    except ValueError:
+        config = None
+    if not isinstance(config, dict) or not all(
+        isinstance(config.get(section), dict) for section in ("model", "training", "data")
+    ):
+        raise UserError(f"{path}: is damaged; restore it or start a new run")
+    return config
 
 
 def _restore(
@@ -383,8 +399,16 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _keep_metrics_until(run: Path, step: int) -> None:
-    """Drop records of steps that a resumed run is going to take again."""
-    kept = [record for record in read_metrics(run) if record["step"] < step]
+    """Drop records of steps that a resumed run is going to take again.
+
+    A checkpoint is saved after the training record of its step, which nothing would write
+    again, and after its evaluation, which is repeated.
+    """
+    kept = [
+        record
+        for record in read_metrics(run)
+        if record["step"] < step or (record["step"] == step and record["kind"] == "train")
+    ]
     with atomic_write(run / "metrics.jsonl", force=True) as file:
         file.writelines((json.dumps(record) + "\n").encode() for record in kept)
 
@@ -421,27 +445,45 @@ def _tensorboard_writer(run: Path) -> Any:
 def plot(run: Path) -> None:
     """Draw loss and accuracy over time as `training.png` in the run folder."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
     records = read_metrics(run)
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = Figure(figsize=(8, 7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
+    wrong: list[float] = []
     for kind, style in (
-        ("train", {"alpha": 0.5, "linewidth": 0.8}),
-        ("evaluation", {"marker": "."}),
+        ("train", {"alpha": 0.35, "linewidth": 0.7}),
+        ("evaluation", {"marker": "o", "markersize": 3.5, "linewidth": 1.4}),
     ):
         chosen = [record for record in records if record["kind"] == kind]
         if not chosen:
             continue
         steps = [record["step"] for record in chosen]
-        upper.plot(steps, [r["bits_per_byte"] for r in chosen], label=kind, **style)
-        for name, title in (("byte_accuracy", "bytes"), ("exact_patches", "whole patches")):
-            errors = [max(1 - r[name], 1e-6) for r in chosen]
-            lower.plot(steps, errors, label=f"{title}, {kind}", **style)
-    upper.set(ylabel="bits per byte", yscale="log")
-    lower.set(xlabel="step", ylabel="share wrong", yscale="log")
+        upper.plot(steps, [r["bits_per_byte"] for r in chosen], color="C0", label=kind, **style)
+        for name, title, color in (
+            ("exact_patches", "whole patches", "C3"),
+            ("byte_accuracy", "bytes", "C0"),
+        ):
+            shares = [1 - record[name] for record in chosen]
+            wrong += shares
+            lower.plot(steps, shares, color=color, label=f"{title}, {kind}", **style)
+    lower.axhline(1.0, color="0.7", linewidth=0.8)
+    # Where nothing was wrong the curve leaves the plot: a logarithm has no zero.
+    least = min([share for share in wrong if share > 0], default=0.1)
+    lower.set_yscale("log", nonpositive="clip")
+    lower.set(xlabel="step", ylabel="share wrong", ylim=(min(0.1, least) / 1.5, 1.6))
+    lower.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    upper.set(title=run.name, ylabel="bits per byte", yscale="log")
+    if upper.has_data():
+        least, most = upper.dataLim.minposy, upper.dataLim.y1
+        # A whole decade at least, so that the axis has round numbers on it.
+        upper.set_ylim(min(least, most / 10) / 1.3, most * 1.3)
+        upper.legend(loc="lower left")
+        lower.legend(loc="lower left")
+    upper.yaxis.set_major_formatter(FuncFormatter(lambda bits, _: f"{bits:g}"))
     for axes in (upper, lower):
-        axes.grid(alpha=0.3)
-        if axes.has_data():
-            axes.legend(loc="upper right", fontsize="small")
+        axes.grid(which="major", alpha=0.4)
+        axes.grid(which="minor", alpha=0.12)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     with atomic_write(run / "training.png", force=True) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -14,10 +14,24 @@ from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS
 # The same as in cpusim.programs and cpusim.dataset, which import numba: too slow for --help.
 DISTRIBUTIONS = ("published", "uniform", "mixed")
 LAYOUTS = ("shards", "files")
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", "float32", "bfloat16")
 
 FILE = click.Path(path_type=Path)
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+device_option = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    help="Where to compute. auto: on the GPU if there is one.",
+)
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="auto",
+    help="Precision. auto: bfloat16 where the hardware has it.",
+)
 
 
 def _byte(text: str) -> int:

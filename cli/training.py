@@ -1,0 +1,308 @@
+"""`bgpt train`: parse, call, show how it goes.
+
+What is trained and how stands in `bytemodel.train`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from bytemodel.config import PRESETS, ModelConfig
+from bytemodel.config import preset as preset_config
+from cli import render
+from cli.group import CommandGroup, Interrupted
+from cli.options import DEVICES, DISTRIBUTIONS, DTYPES, FILE
+
+if TYPE_CHECKING:
+    from bytemodel.train import Listener, Outcome
+    from cpusim.programs import Distribution
+
+# Torch is imported by what needs it, so that --help is quick.
+
+_PRESET, _MINUTES = "small", 60.0
+_MOST_SEEDS = 1 << 32  # the programs that training draws have seeds above
+_PLAIN_SECONDS = 10
+"""In a pipe, a training record is printed this often; evaluations always are."""
+
+
+@click.group(cls=CommandGroup)
+def train() -> None:
+    """Train a byte model.
+
+    A run is a folder: config.json, metrics.jsonl (one JSON record a line), training.png (the
+    plot), checkpoints/ (what --resume goes on from) and, at the end, model.pt.
+
+    \b
+    Examples:
+      bgpt train cpu
+      bgpt train cpu --minutes 5 --out runs/try
+    """
+
+
+@train.command()
+@click.option(
+    "--out",
+    type=FILE,
+    metavar="RUN",
+    default="runs/cpu",
+    help="Folder of the run. Default: runs/cpu.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, with its options.")
+@click.option("--minutes", type=float, metavar="M", help="Train for that long. Default: 60.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train for that many updates instead: the same seed then gives the same weights.",
+)
+@click.option(
+    "--preset",
+    metavar="NAME",
+    help=f"Size of the model: {', '.join(PRESETS)}. Default: {_PRESET}.",
+)
+@click.option(
+    "--data",
+    type=FILE,
+    metavar="DIR",
+    help="Traces to learn from, as `cpusim generate` writes them. Default: new programs all the"
+    " time, none of which comes twice.",
+)
+@click.option(
+    "--distribution",
+    type=click.Choice(DISTRIBUTIONS),
+    help="Which programs are made without --data; see `cpusim generate`. Default: mixed.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, _MOST_SEEDS - 1),
+    metavar="N",
+    help="Of the first weights and of the data. Default: 0.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    help="Where to compute. Default: on the GPU if there is one.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    help="Precision. Default: bfloat16 where the hardware has it.",
+)
+@click.option(
+    "--no-compile", is_flag=True, help="Start at once, but run slower; needs no C compiler."
+)
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard event files.")
+def cpu(
+    out: Path,
+    resume: bool,
+    minutes: float | None,
+    steps: int | None,
+    preset: str | None,
+    data: Path | None,
+    distribution: Distribution | None,
+    seed: int | None,
+    device: str | None,
+    dtype: str | None,
+    no_compile: bool,
+    tensorboard: bool,
+) -> None:
+    """Learn what a CPU does from its traces.
+
+    Shown as it goes: the loss, the bits that a byte of a state still costs, and how many
+    bytes and whole states are right. The evaluation programs are never trained on.
+
+    Ctrl-C saves the run and ends with exit code 130; --resume goes on as if nothing had
+    happened. Options not given are then the run's own.
+
+    \b
+    Examples:
+      bgpt train cpu
+      bgpt train cpu --resume
+      bgpt train cpu --preset tiny --minutes 2 --out runs/tiny
+      bgpt train cpu --data data --steps 20000 --out runs/data
+    """
+    if minutes is not None and steps is not None:
+        raise click.UsageError("--minutes and --steps exclude each other; give one")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise click.UsageError(f"--minutes {minutes:g} is no time to train; give more than 0")
+    if data is not None and distribution is not None:
+        raise click.UsageError("--data brings its own programs, so leave out --distribution")
+    from bytemodel.cpu_data import source_like
+    from bytemodel.train import TrainConfig, pick_device, pick_dtype, read_config
+    from bytemodel.train import train as run_training
+
+    before: dict[str, Any] = {"model": {}, "training": {}, "data": {}}
+    if resume:
+        before = read_config(out)
+    elif steps is None and minutes is None:
+        minutes = _MINUTES
+    if preset is not None or not resume:
+        model = preset_config(preset or _PRESET)
+    else:
+        model = ModelConfig.from_dict(before["model"])
+    chosen: dict[str, Any] = {}
+    if steps is not None or minutes is not None:
+        chosen |= {"steps": steps or 0, "minutes": minutes or 0.0}
+    if seed is not None:
+        chosen["seed"] = seed
+    training = TrainConfig.from_dict(before["training"] | chosen)
+    source = source_like(
+        before["data"],
+        seed=training.seed,
+        max_patches=model.max_patches,
+        folder=data,
+        distribution=distribution,
+    )
+    place = pick_device(device or before.get("device", "auto"))
+    kind = str(pick_dtype(dtype or before.get("dtype", "auto"), place)).removeprefix("torch.")
+    heading = f"{out}: {_parameters(model) / 1e6:.1f} M parameters, {place.type}, {kind}"
+    with _listener(heading) as listener:
+        outcome = run_training(
+            out,
+            model,
+            training,
+            source,
+            listener,
+            resume=resume,
+            device=place.type,
+            dtype=kind,
+            compile_model=not no_compile and before.get("compile", True),
+            tensorboard=tensorboard,
+        )
+    if not outcome.finished:
+        raise Interrupted(
+            f"stopped and saved at step {outcome.step:,}; go on with:"
+            f" bgpt train cpu --out {out} --resume"
+        )
+    _print_end(out, outcome)
+
+
+def _parameters(config: ModelConfig) -> int:
+    import torch
+
+    from bytemodel.model import ByteModel
+
+    with torch.device("meta"):  # counted, not made
+        return ByteModel(config).parameter_count
+
+
+def _print_end(out: Path, outcome: Outcome) -> None:
+    console = render.stdout()
+    console.print(f"trained {outcome.step:,} steps in {_clock(outcome.elapsed)}")
+    found = outcome.evaluation
+    console.print(
+        f"on programs never trained on: {found['bits_per_byte']:.4f} bits per byte,"
+        f" {_percent(found['byte_accuracy'])} of bytes and"
+        f" {_percent(found['exact_patches'])} of whole states right"
+    )
+    size = (out / "model.pt").stat().st_size
+    console.print(f"{out / 'model.pt'}: the model, {size / 1e6:.1f} MB")
+    console.print(f"{out / 'metrics.jsonl'}: every figure, {out / 'training.png'}: the plot")
+    console.print(f"next: cpusim compare --model {out}")
+
+
+@contextmanager
+def _listener(heading: str) -> Iterator[Listener]:
+    """A live display on a terminal, plain lines in a pipe; on stderr either way."""
+    console = render.stderr()
+    if not console.is_terminal:
+        yield _Lines(console, heading)
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+        yield _Display(live, heading)
+
+
+class _Lines:
+    """A line a record."""
+
+    def __init__(self, console: Console, heading: str) -> None:
+        self._console = console
+        self._next = 0.0
+        console.print(heading)
+        console.print(
+            f"{'step':>9}  {'':<10}  {'loss':>8}  {'bits/byte':>9}  {'bytes':>7}  {'states':>7}"
+            f"  {'states/s':>8}  {'left':>7}"
+        )
+
+    def logged(self, record: dict[str, Any], progress: float) -> None:
+        if record["kind"] == "train":
+            if record["seconds"] < self._next:
+                return
+            self._next = record["seconds"] + _PLAIN_SECONDS
+        speed = record.get("patches_per_second")
+        self._console.print(
+            f"{record['step']:>9,}  {record['kind']:<10}  {record['loss']:>8.4f}"
+            f"  {record['bits_per_byte']:>9.4f}  {_percent(record['byte_accuracy']):>7}"
+            f"  {_percent(record['exact_patches']):>7}"
+            f"  {'' if speed is None else f'{speed:,.0f}':>8}  {_left(record, progress):>7}"
+        )
+
+    def note(self, sentence: str) -> None:
+        self._console.print(sentence)
+
+
+class _Display:
+    """The newest record of each kind, redrawn in place."""
+
+    def __init__(self, live: Live, heading: str) -> None:
+        self._live = live
+        self._heading = heading
+        self._records: dict[str, dict[str, Any]] = {}
+        self._show("starting; compiling the model takes a minute", 0.0)
+
+    def logged(self, record: dict[str, Any], progress: float) -> None:
+        self._records[record["kind"]] = record
+        if "train" in self._records:
+            times = f"{_clock(record['seconds'])} done, {_left(record, progress)} left"
+            self._show(f"{progress:.0%}  step {record['step']:,}  {times}", progress)
+
+    def note(self, sentence: str) -> None:
+        self._live.console.print(sentence)
+
+    def _show(self, status: str, progress: float) -> None:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style=render.HEADING)
+        table.add_column("")
+        for title in ("loss", "bits/byte", "bytes", "states", "states/s"):
+            table.add_column(title, justify="right")
+        for kind, record in self._records.items():
+            speed = record.get("patches_per_second")
+            table.add_row(
+                kind,
+                f"{record['loss']:.4f}",
+                f"{record['bits_per_byte']:.4f}",
+                _percent(record["byte_accuracy"]),
+                _percent(record["exact_patches"]),
+                f"step {record['step']:,}" if speed is None else f"{speed:,.0f}",
+            )
+        line = Table.grid(padding=(0, 1))
+        line.add_row(ProgressBar(total=1.0, completed=progress, width=24), status)
+        self._live.update(Group(Text(self._heading, style=render.HEADING), line, table))
+
+
+def _percent(share: float) -> str:
+    """A share as per cent, never rounded up to all of it."""
+    return f"{math.floor(share * 10_000) / 100:.2f}%"
+
+
+def _left(record: dict[str, Any], progress: float) -> str:
+    """The time that the run still takes, if it goes on as fast."""
+    if progress <= 0:
+        return ""
+    return _clock(record["seconds"] * (1 - progress) / progress)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
