@@ -132,7 +132,7 @@ class Stepper(Protocol):
 
     @property
     def name(self) -> str:
-        """How reports call it, on one line: `oracle`, `trace board.bin`."""
+        """How reports call it, on one line: `oracle`, `trace:board.bin`."""
 
     # What comes after `states[-1]`?
     #
@@ -209,7 +209,10 @@ class Bounded(Protocol):
 
     @property
     def max_records(self) -> int:
-        """The most records it can be given; `compare` cuts longer traces, and says so."""
+        """The most records that `step`, `verify` and `run` can be given or reach.
+
+        `compare` cuts longer traces, leaves their end unchecked, and says so.
+        """
 
 
 # --------------------------------------------------------------------------------------
