@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import zipfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,14 +86,23 @@ def load(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     content = _read(path)
     try:
         config = ModelConfig.from_dict(content["config"])
-    except (ConfigError, KeyError, TypeError) as error:
+    except (ConfigError, AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: holds no usable model configuration ({error})") from None
     weights = content.get("model")
     if not isinstance(weights, dict):
         raise CheckpointError(f"{path}: holds no weights; train or download the checkpoint again")
-    # Built without memory first, so that a config that lies about its size costs nothing.
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in ByteModel(config).state_dict().items()}
+    # A configuration that lies about its size must cost nothing: its layers are counted, and
+    # the model is built without memory first.
+    layers = config.patch_layers + config.byte_layers
+    if layers > len(weights):
+        raise CheckpointError(
+            f"{path}: holds {len(weights):,} tensors where its configuration has {layers:,} layers"
+        )
+    try:
+        with torch.device("meta"):
+            expected = {key: tensor.shape for key, tensor in ByteModel(config).state_dict().items()}
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: holds no usable model configuration ({error})") from None
     for name, shape in expected.items():
         tensor = weights.get(name)
         if not isinstance(tensor, torch.Tensor):
@@ -119,7 +128,10 @@ def load(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Torch warns of pickle protocols in files that are then refused anyway.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint; check the name") from None
     except pickle.UnpicklingError:
@@ -129,7 +141,8 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({describe_os_error(error)})") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile):
+    except Exception:
+        # Bytes that are no checkpoint can make the unpickler raise anything at all.
         raise CheckpointError(
             f"{path}: is not a checkpoint, or was cut short; name a .pt file that bgpt wrote"
         ) from None

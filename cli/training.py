@@ -219,8 +219,11 @@ def _listener(heading: str) -> Iterator[Listener]:
     if not console.is_terminal:
         yield _Lines(console, heading)
         return
-    with Live(console=console, refresh_per_second=4) as live:
+    live = Live(console=console, refresh_per_second=4)
+    try:
         yield _Display(live, heading)
+    finally:
+        live.stop()
 
 
 class _Lines:
@@ -228,14 +231,17 @@ class _Lines:
 
     def __init__(self, console: Console, heading: str) -> None:
         self._console = console
+        self._heading = heading
         self._next = 0.0
-        console.print(heading)
-        console.print(
-            f"{'step':>9}  {'':<10}  {'loss':>8}  {'bits/byte':>9}  {'bytes':>7}  {'states':>7}"
-            f"  {'states/s':>8}  {'left':>7}"
-        )
 
     def logged(self, record: dict[str, Any], progress: float) -> None:
+        if self._heading:
+            self._console.print(self._heading)
+            self._console.print(
+                f"{'step':>9}  {'':<10}  {'loss':>8}  {'bits/byte':>9}  {'bytes':>7}"
+                f"  {'states':>7}  {'states/s':>8}  {'left':>7}"
+            )
+            self._heading = ""
         if record["kind"] == "train":
             if record["seconds"] < self._next:
                 return
@@ -245,7 +251,7 @@ class _Lines:
             f"{record['step']:>9,}  {record['kind']:<10}  {record['loss']:>8.4f}"
             f"  {record['bits_per_byte']:>9.4f}  {_percent(record['byte_accuracy']):>7}"
             f"  {_percent(record['exact_patches']):>7}"
-            f"  {'' if speed is None else f'{speed:,.0f}':>8}  {_left(record, progress):>7}"
+            f"  {'' if speed is None else f'{speed:,.0f}':>8}  {_left(record, progress):>7}".rstrip()
         )
 
     def note(self, sentence: str) -> None:
@@ -259,13 +265,15 @@ class _Display:
         self._live = live
         self._heading = heading
         self._records: dict[str, dict[str, Any]] = {}
-        self._show("starting; compiling the model takes a minute", 0.0)
 
     def logged(self, record: dict[str, Any], progress: float) -> None:
         self._records[record["kind"]] = record
         if "train" in self._records:
             times = f"{_clock(record['seconds'])} done, {_left(record, progress)} left"
             self._show(f"{progress:.0%}  step {record['step']:,}  {times}", progress)
+        else:
+            self._show("the first steps take a while", progress)
+        self._live.start()
 
     def note(self, sentence: str) -> None:
         self._live.console.print(sentence)

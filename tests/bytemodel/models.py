@@ -1,0 +1,34 @@
+"""Models for tests: small enough to be quick, random enough to say many different things."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from bytemodel.config import Family, ModelConfig
+from bytemodel.model import ByteModel
+
+FAMILIES: tuple[Family, ...] = ("local", "published")
+
+SMALLEST = ModelConfig(
+    patch_size=4,
+    max_patches=24,
+    patch_layers=2,
+    patch_width=16,
+    patch_heads=2,
+    byte_layers=2,
+    byte_width=16,
+    byte_heads=2,
+)
+
+
+def random_model(family: Family = "local", seed: int = 0, **changes: int) -> ByteModel:
+    """A model of `SMALLEST`, changed, in evaluation mode; its weights are so large that what it
+    says depends on all that it has read."""
+    torch.manual_seed(seed)
+    model = ByteModel(dataclasses.replace(SMALLEST, family=family, **changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    return model.eval()
