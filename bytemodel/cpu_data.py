@@ -83,23 +83,37 @@ def program_batch(
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of a curriculum: programs of `lengths` instructions, `count` a batch, from which
-    `targets` patches are predicted; drawn with `weight` once `since` of the run is over, until
-    `until`."""
+    """Part of a curriculum, drawn with `weight` from step `first` until before step `last`.
 
+    A batch is `count` programs of `lengths` instructions, padded to what the longest program
+    of `padded_for` instructions needs; `targets` of its patches are predicted,
+    the bytes of a patch weighted by `byte_weights` (default: alike).
+    """
+
+    first: int
+    last: int
     lengths: tuple[int, int]
     count: int
     targets: int
-    since: float
-    until: float
-    weight: float
+    padded_for: int
+    weight: float = 1.0
+    byte_weights: tuple[float, ...] = ()
 
+
+# The four bytes of a state that only the patch level can supply, since they are fetched.
+_FETCH_FIRST = (1.0,) * 2 + (6.0,) * 4 + (1.0,) * 10
+_ALWAYS = 1 << 62
 
 CURRICULUM = (
-    # Short programs first: few memory slots to fetch from, fresh registers, many updates.
-    Stage(lengths=(16, 24), count=16, targets=256, since=0.0, until=0.12, weight=1.0),
-    Stage(lengths=(16, 24), count=24, targets=512, since=0.12, until=1.0, weight=0.4),
-    Stage(lengths=(1, SLOTS), count=6, targets=512, since=0.12, until=1.0, weight=0.6),
+    # Programs grow, so that what to copy from memory is learned before where it stands.
+    Stage(0, 80, (1, 4), 16, 192, 24, byte_weights=_FETCH_FIRST),
+    Stage(80, 160, (4, 8), 16, 192, 24, byte_weights=_FETCH_FIRST),
+    Stage(160, 280, (8, 16), 16, 192, 24, byte_weights=_FETCH_FIRST),
+    Stage(280, 600, (16, 24), 16, 192, 24, byte_weights=_FETCH_FIRST),
+    Stage(600, 750, (24, 64), 6, 512, SLOTS),
+    Stage(750, 900, (64, 128), 6, 512, SLOTS),
+    Stage(900, _ALWAYS, (1, SLOTS), 6, 512, SLOTS, weight=0.65),
+    Stage(900, _ALWAYS, (1, 24), 24, 512, 24, weight=0.35),
 )
 
 
@@ -112,10 +126,10 @@ class GeneratedTraces:
     curriculum: tuple[Stage, ...] = CURRICULUM
     evaluation_programs: int = 64
 
-    def batch(self, step: int, progress: float) -> Batch:
+    def batch(self, step: int) -> Batch:
         seed = _TRAINING_SEEDS + self.seed
         rng = np.random.default_rng((seed, step))
-        stages = [stage for stage in self.curriculum if stage.since <= progress <= stage.until]
+        stages = [stage for stage in self.curriculum if stage.first <= step < stage.last]
         weights = np.array([stage.weight for stage in stages])
         stage = stages[rng.choice(len(stages), p=weights / weights.sum())]
         sequences = program_batch(
@@ -129,9 +143,10 @@ class GeneratedTraces:
         return collate(
             sequences,
             FIRST_STATE + 1,
-            length=sequence_length(stage.lengths[1]),
+            length=sequence_length(stage.padded_for),
             sample=stage.targets,
             rng=rng,
+            byte_weights=stage.byte_weights,
         )
 
     def evaluation(self) -> Sequence[Batch]:
@@ -220,7 +235,7 @@ class RecordedTraces:
             )
         self._count = max(1, _PATCHES_PER_BATCH // self._length)
 
-    def batch(self, step: int, progress: float) -> Batch:  # noqa: ARG002 - no curriculum
+    def batch(self, step: int) -> Batch:
         places = np.arange(step * self._count, (step + 1) * self._count)
         chosen = [
             int(_shuffled(self.seed, epoch, len(self._traces))[place])

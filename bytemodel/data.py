@@ -20,17 +20,19 @@ from bytemodel.patches import PAD, Patches
 
 class Batch(NamedTuple):
     """`patches_BPS`: int64 tokens, padded with 256. `targets_N`: flat indexes b * P + p of
-    the patches whose bytes are to be predicted, each p >= 1."""
+    the patches whose bytes are to be predicted, each p >= 1. `weights_S`: how much each byte
+    place of a patch counts in the loss that is minimised (the reported loss weighs all alike)."""
 
     patches_BPS: Tensor
     targets_N: Tensor
+    weights_S: Tensor
 
 
 class Source(Protocol):
     """What the training loop asks of its data."""
 
-    def batch(self, step: int, progress: float) -> Batch:
-        """The batch of this step; `progress` through the run, 0 to 1, is for curricula."""
+    def batch(self, step: int) -> Batch:
+        """The batch of this step."""
         ...
 
     def evaluation(self) -> Sequence[Batch]:
@@ -49,12 +51,14 @@ def collate(
     length: int | None = None,
     sample: int | None = None,
     rng: np.random.Generator | None = None,
+    byte_weights: Sequence[float] = (),
 ) -> Batch:
     """Pad sequences on the right to `length` patches (default: the longest) and choose targets.
 
     Targets are the patches from `first_target` to each sequence's end. With `sample`, exactly
     that many of them are drawn with `rng` (with repetition only if there are fewer), so that
-    shapes stay static and the byte level costs the same at every step.
+    shapes stay static and the byte level costs the same at every step. `byte_weights`: the
+    weight of each byte place of a patch in the loss (default: all 1).
     """
     lengths = np.array([len(sequence) for sequence in sequences])
     longest = int(lengths.max()) if length is None else length
@@ -70,4 +74,5 @@ def collate(
             targets = np.concatenate(
                 [targets, rng.choice(targets, sample - len(targets), replace=True)]
             )
-    return Batch(torch.from_numpy(patches), torch.from_numpy(targets))
+    weights = torch.tensor(byte_weights) if byte_weights else torch.ones(patches.shape[2])
+    return Batch(torch.from_numpy(patches), torch.from_numpy(targets), weights)

@@ -38,7 +38,7 @@ class PatchDecoder(nn.Module):
         # row i * 257 + byte is what `byte` at place i of a patch adds.
         self.embedding = nn.Parameter(torch.empty(config.patch_size * VOCABULARY, width))
         self.embedding_bias = None if modern else nn.Parameter(torch.zeros(width))
-        self.positions = None if modern else nn.Embedding(config.max_patches, width)
+        self.positions = nn.Embedding(config.max_patches, width)
         self.rotary = modern
         self.blocks = nn.ModuleList(
             Block(width, config.patch_heads, modern=modern, dropout=config.dropout)
@@ -58,9 +58,7 @@ class PatchDecoder(nn.Module):
             x_BPC = x_BPC + self.embedding_bias
         positions_P = torch.arange(start, start + count, device=patches_BPS.device)
         rotary = rotary_table(positions_P, self.head_width) if self.rotary else None
-        if self.positions is not None:
-            x_BPC = x_BPC + self.positions(positions_P)
-        x_BPC = self.dropout(x_BPC)
+        x_BPC = self.dropout(x_BPC + self.positions(positions_P))
         for layer, block in enumerate(self.blocks):
             x_BPC = block(x_BPC, rotary=rotary, cache=caches[layer] if caches else None)
         return cast(Tensor, self.norm(x_BPC))
@@ -160,14 +158,30 @@ class ByteModel(nn.Module):
             nn.init.zeros_(cast(Block, block).attention.out.weight)
             nn.init.zeros_(cast(Block, block).narrow.weight)
         nn.init.zeros_(self.byte_decoder.head.weight)
-        # A byte starts as the sum of its eight bits, each +-1 times a random vector, plus
-        # noise: neighbours in Hamming distance begin as neighbours in the embedding.
-        signs = (torch.arange(PAD)[:, None] >> torch.arange(8) & 1) * 2.0 - 1.0
+
+        # Numbers start as the sum of their bits, each +-1 times a direction, plus a little
+        # noise: those that share bits begin as neighbours. Bytes and positions are such numbers.
+        byte_signs = _signs(PAD, 8)
         table = self.byte_decoder.embedding.weight
-        table[:PAD] += signs @ torch.randn(8, table.shape[1]) * 0.2
-        nn.init.normal_(patch_table, std=0.17)
-        for rows in patch_table.view(self.config.patch_size, VOCABULARY, -1):
-            rows[:PAD] += signs @ torch.randn(8, rows.shape[1]) * 0.06
+        table[:PAD] += byte_signs @ torch.randn(8, table.shape[1]) * 0.2
+        # In the patch embedding every bit has a direction of its own, orthogonal to the others
+        # while the width lasts, so that any byte of a patch can be read out linearly.
+        size, width = self.config.patch_size, self.config.patch_width
+        position_bits = (self.config.max_patches - 1).bit_length()
+        directions = torch.randn(-(-(size * 8 + position_bits) // width) * width, width)
+        for group in torch.split(directions, width):
+            nn.init.orthogonal_(group)
+        directions *= 1.4
+        nn.init.normal_(patch_table, std=0.02)
+        for place, rows in enumerate(patch_table.view(size, VOCABULARY, width)):
+            rows[:PAD] += byte_signs @ directions[8 * place : 8 * (place + 1)]
+        positions = self.patch_decoder.positions.weight
+        nn.init.normal_(positions, std=0.02)
+        # Counted from the first patch after the header, which holds the extension.
+        positions[1:] += (
+            _signs(len(positions) - 1, position_bits)
+            @ directions[8 * size : 8 * size + position_bits]
+        )
 
     @property
     def parameter_count(self) -> int:
@@ -192,3 +206,8 @@ class ByteModel(nn.Module):
                 features_NC, patches_NS[:, :-1], self.byte_decoder.contexts(previous_NS)
             ),
         )
+
+
+def _signs(count: int, bits: int) -> Tensor:
+    """The bits of 0..count-1 as +-1, (count, bits), the lowest first."""
+    return (torch.arange(count)[:, None] >> torch.arange(bits) & 1) * 2.0 - 1.0

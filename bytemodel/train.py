@@ -44,9 +44,9 @@ class TrainConfig(Config):
     steps: int = 0
     minutes: float = 0.0
     seed: int = 0
-    matrix_lr: float = 3e-3
+    matrix_lr: float = 4e-3
     """Muon, for the matrices of the local family."""
-    other_lr: float = 2e-3
+    other_lr: float = 4e-3
     """AdamW, for the local family's embeddings, norms and head."""
     published_lr: float = 1e-4
     """AdamW, for all of the published family."""
@@ -139,13 +139,20 @@ def build_optimizers(model: ByteModel, config: TrainConfig) -> list[torch.optim.
     ]
 
 
-def loss_and_hits(model: ByteModel, patches_BPS: Tensor, targets_N: Tensor) -> tuple[Tensor, ...]:
-    """Cross-entropy (nats a byte), share of right bytes, share of patches with every byte right."""
+def loss_and_hits(
+    model: ByteModel, patches_BPS: Tensor, targets_N: Tensor, weights_S: Tensor
+) -> tuple[Tensor, ...]:
+    """The loss to minimise, cross-entropy (nats a byte), share of right bytes, share of patches
+    with every byte right."""
     wanted_NS = patches_BPS.flatten(0, 1)[targets_N]
     logits_NSV = model(patches_BPS, targets_N)
-    loss = F.cross_entropy(logits_NSV.float().flatten(0, 1), wanted_NS.flatten())
+    nats_NS = F.cross_entropy(
+        logits_NSV.float().flatten(0, 1), wanted_NS.flatten(), reduction="none"
+    ).view(wanted_NS.shape)
+    nats_S = nats_NS.mean(0)
+    loss = (nats_S * weights_S).sum() / weights_S.sum()
     hits_NS = logits_NSV.detach().argmax(-1) == wanted_NS
-    return loss, hits_NS.float().mean(), hits_NS.all(1).float().mean()
+    return loss, nats_S.detach().mean(), hits_NS.float().mean(), hits_NS.all(1).float().mean()
 
 
 def measures(loss: float, byte_accuracy: float, exact: float) -> dict[str, float]:
@@ -168,7 +175,7 @@ def evaluate(
     for batch in batches:
         with _autocast(device, dtype):
             result = loss_and_hits(model, *(tensor.to(device) for tensor in batch))
-        totals += torch.stack(result).cpu() * len(batch.targets_N)
+        totals += torch.stack(result[1:]).cpu() * len(batch.targets_N)
         count += len(batch.targets_N)
     model.train()
     return measures(*(totals / count).tolist())
@@ -225,7 +232,7 @@ def train(
     compiled = compile_model and shutil.which("gcc") is not None
     if compile_model and not compiled:
         listener.note("no gcc found, so the model is not compiled and training is slower")
-    forward = _forward(compiled, place)
+    forward = _forward(compiled)
     evaluation_batches = list(source.evaluation())
     writer = _tensorboard_writer(run) if tensorboard else None
     began = time.monotonic()
@@ -260,7 +267,7 @@ def train(
                 writer.add_scalar(f"{kind_of_record}/{name}", value, step)
         listener.logged(record, progress)
 
-    with _stop_signals() as stop:
+    with _stop_signals() as stop, _deterministic(place):
         while True:
             elapsed = elapsed_before + time.monotonic() - began
             progress = config.progress(step, elapsed)
@@ -280,9 +287,9 @@ def train(
                     group["lr"] = rate * scale
             if model_config.dropout:
                 torch.manual_seed(hash((config.seed, step)))
-            batch = source.batch(step, progress)
+            batch = source.batch(step)
             with _autocast(place, kind):
-                loss, hits, exact = forward(model, *(tensor.to(place) for tensor in batch))
+                loss, nats, hits, exact = forward(model, *(tensor.to(place) for tensor in batch))
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             for optimizer in optimizers:
@@ -299,7 +306,7 @@ def train(
                         " learning rate from the last checkpoint"
                     )
                 now = time.monotonic()
-                values = measures(loss.item(), hits.item(), exact.item())
+                values = measures(nats.item(), hits.item(), exact.item())
                 values["gradient_norm"] = norm.item()
                 values["patches_per_second"] = patches_since_log / (now - last_log)
                 values["learning_rate_scale"] = scale
@@ -321,14 +328,23 @@ def train(
     return Outcome(finished, step, elapsed, evaluation)
 
 
-def _forward(compiled: bool, device: torch.device) -> Callable[..., tuple[Tensor, ...]]:
+def _forward(compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
     if not compiled:
         return loss_and_hits
     # Each batch shape compiles once; a curriculum has a few.
     torch._dynamo.config.recompile_limit = 32
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
     return torch.compile(loss_and_hits, dynamic=False)
+
+
+@contextlib.contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On the CPU, add up gradients in the same order every time, whatever the threads do."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _autocast(device: torch.device, dtype: Dtype) -> torch.autocast:
