@@ -299,7 +299,8 @@ def source_like(
     try:
         if "curriculum" in description:
             curriculum = tuple(
-                Stage(**{**stage, "lengths": tuple(stage["lengths"])})
+                # JSON has no tuples.
+                Stage(**{k: tuple(v) if isinstance(v, list) else v for k, v in stage.items()})
                 for stage in description["curriculum"]
             )
         return GeneratedTraces(

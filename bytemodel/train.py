@@ -272,10 +272,11 @@ def train(
             elapsed = elapsed_before + time.monotonic() - began
             progress = config.progress(step, elapsed)
             finished = progress >= 1.0
-            stopping = stop()
             if finished or step % config.evaluate_every == 0:
                 evaluation = evaluate(model, evaluation_batches, place, kind)
                 log("evaluation", evaluation, progress, elapsed)
+            # Asked once, so that what stops is what was saved.
+            stopping = stop()
             if finished or stopping or (step and step % config.save_every == 0):
                 save(elapsed)
             if finished or stopping:
