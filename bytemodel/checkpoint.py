@@ -83,7 +83,14 @@ def load(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     """
     if path.is_dir():
         path = newest_in_run(path)
-    content = _read(path)
+    content = read_tensors(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: is not a checkpoint of this program; see bgpt train --help")
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise CheckpointError(
+            f"{path}: has format version {version}, newer than {VERSION}; update this program"
+        )
     try:
         config = ModelConfig.from_dict(content["config"])
     except (ConfigError, AttributeError, KeyError, TypeError) as error:
@@ -126,12 +133,16 @@ def load(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tensors(path: Path) -> Any:
+    """What `torch.save` wrote, without running code in it: tensors and plain values.
+
+    Raises `CheckpointError` for anything else.
+    """
     try:
         with warnings.catch_warnings():
             # Torch warns of pickle protocols in files that are then refused anyway.
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint; check the name") from None
     except pickle.UnpicklingError:
@@ -146,14 +157,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: is not a checkpoint, or was cut short; name a .pt file that bgpt wrote"
         ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: is not a checkpoint of this program; see bgpt train --help")
-    version = content.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise CheckpointError(
-            f"{path}: has format version {version}, newer than {VERSION}; update this program"
-        )
-    return content
 
 
 def save_step(run: Path, step: int, model: ByteModel, **content: Any) -> Path:

@@ -5,6 +5,7 @@ Shape suffixes: B streams, P patches, S patch size, V vocabulary (257).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,6 +138,10 @@ class Generated:
     ended: bool
 
 
+_STREAMS = 64
+"""Files written in step: their keys and values, a few MB each, stay in memory."""
+
+
 def generate(
     model: ByteModel,
     extension: str,
@@ -147,31 +152,56 @@ def generate(
     sampling: Sampling = GREEDY,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> list[Generated]:
-    """Write `count` files that begin with `prefix`, in one batch.
+) -> Iterator[Generated]:
+    """Write `count` files that begin with `prefix`, one after the other as they are ready.
 
     `max_patches`: the most patches to add, at most what the model's length leaves room for
-    (the default). A prefix may end anywhere in a patch.
+    (the default). A prefix may end anywhere in a patch. Raises `UserError` if it leaves no room.
     """
     size = model.config.patch_size
     whole = len(prefix) // size * size
     head = np.concatenate([extension_patch(extension, size), pad_to_patches(prefix[:whole], size)])
-    session = Session(model, dtype=dtype)
-    rng = torch.Generator(session.device).manual_seed(seed)
-    session.append(torch.from_numpy(head).expand(count, -1, -1))
-    room = model.config.max_patches - session.length
-    limit = room if max_patches is None else min(max_patches, room)
-    if limit < 1:
+    room = model.config.max_patches - len(head)
+    if room < 1:
         raise UserError(
-            f"the prefix fills {session.length:,} of the {model.config.max_patches:,} patches that"
+            f"the prefix fills {len(head):,} of the {model.config.max_patches:,} patches that"
             " this model takes, which leaves nothing to generate; shorten it"
         )
-    tail = torch.tensor(list(prefix[whole:]), dtype=torch.int64).expand(count, -1)
+    limit = room if max_patches is None else min(max_patches, room)
+    rng = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    return (
+        Generated(prefix[:whole] + decode_bytes(patches), ended)
+        for first in range(0, count, _STREAMS)
+        for patches, ended in _write_in_step(
+            Session(model, dtype=dtype),
+            head,
+            list(prefix[whole:]),
+            min(_STREAMS, count - first),
+            limit,
+            sampling,
+            rng,
+        )
+    )
+
+
+def _write_in_step(
+    session: Session,
+    head: Patches,
+    tail: list[int],
+    count: int,
+    limit: int,
+    sampling: Sampling,
+    rng: torch.Generator,
+) -> list[tuple[Patches, bool]]:
+    """`count` continuations of `head`, each with whether the model ended it; they begin with the
+    bytes `tail`."""
+    session.append(torch.from_numpy(head).expand(count, -1, -1))
+    known_BT = torch.tensor(tail, dtype=torch.int64).expand(count, -1)
     written: list[list[Patches]] = [[] for _ in range(count)]
-    alive = torch.arange(count)
     ended = [False] * count
+    alive = torch.arange(count)
     for added in range(limit):
-        patch_BS = session.next_patch(sampling, rng=rng, known_BT=tail if added == 0 else None)
+        patch_BS = session.next_patch(sampling, rng=rng, known_BT=None if added else known_BT)
         done_B = patch_BS[:, -1] == PAD
         for row, stream in enumerate(alive.tolist()):
             written[stream].append(patch_BS[row].cpu().numpy())
@@ -183,7 +213,4 @@ def generate(
             alive, patch_BS = alive[~done_B.cpu()], patch_BS[~done_B]
         if added + 1 < limit:
             session.append(patch_BS[:, None])
-    return [
-        Generated(prefix[:whole] + decode_bytes(np.concatenate(patches)), finished)
-        for patches, finished in zip(written, ended, strict=True)
-    ]
+    return [(np.concatenate(patches), end) for patches, end in zip(written, ended, strict=True)]

@@ -74,7 +74,7 @@ def info(path: Path | None, as_json: bool) -> None:
         "info": loaded.info,
     }
     if as_json:
-        click.echo(json.dumps(report))
+        click.echo(json.dumps(report, default=str))
         return
     from cli import render
 
@@ -258,7 +258,6 @@ def generate(
 
     sampling = Sampling(temperature, top_k, top_p)
     loaded, kind = _load(model, device, dtype)
-    output.mkdir(parents=True, exist_ok=True)
     made = generate_files(
         loaded.model,
         extension,
@@ -269,12 +268,35 @@ def generate(
         seed=seed,
         dtype=kind,
     )
+    output.mkdir(parents=True, exist_ok=True)
     console = render.stdout()
     for path, file in zip(paths, made, strict=True):
         with atomic_write(path, force=force) as out:
             out.write(file.data)
-        end = "the model ended it" if file.ended else "cut at the longest length"
+        end = "the model ended it" if file.ended else "cut off at the limit"
         console.print(f"{path}: {len(file.data):,} bytes, {end}")
+
+
+@main.command("import")
+@click.argument("weights", metavar="WEIGHTS.pth", type=FILE)
+@click.option("-o", "--output", type=FILE, metavar="CKPT.pt", required=True, help="Checkpoint.")
+@force_option
+def import_(weights: Path, output: Path, force: bool) -> None:
+    """Turn a checkpoint that the bGPT authors released into one of ours.
+
+    What is read are tensors alone: no code in the file is run.
+
+    \b
+    Examples:
+      bgpt import weights-cpu.pth -o published-cpu.pt
+    """
+    refuse_existing(output, force=force)
+    from bytemodel import checkpoint
+    from bytemodel.published import load_published
+
+    model = load_published(weights)
+    checkpoint.save(output, model, info={"imported from": weights.name}, force=force)
+    click.echo(f"wrote {output}: {model.parameter_count:,} parameters", err=True)
 
 
 def _load(path: Path | None, device: str, dtype: str) -> tuple[Checkpoint, torch.dtype]:

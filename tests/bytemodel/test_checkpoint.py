@@ -118,7 +118,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_and_no_rubbish(
     monkeypatch.setattr(torch, "save", disk_full)
     with pytest.raises(UserError, match=r"a\.pt: cannot be written \(no space left on device\)"):
         save(path, random_model(seed=2), info={}, force=True)
-    assert os.listdir(tmp_path) == ["a.pt"]
+    assert list(tmp_path.iterdir()) == [path]
     assert same(load(path).model, random_model(seed=1))
 
 

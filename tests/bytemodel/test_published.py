@@ -1,0 +1,158 @@
+"""Parity with the authors' code: its logits, loss and greedy continuation of a released-format
+checkpoint with random weights, recorded in tests/golden/bgpt_checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bytemodel import checkpoint
+from bytemodel.checkpoint import CheckpointError
+from bytemodel.generate import Session, generate
+from bytemodel.model import ByteModel
+from bytemodel.patches import PAD, decode_bytes
+from bytemodel.published import load_published
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "bgpt_checkpoint"
+WEIGHTS = GOLDEN / "weights-tiny.pth"
+EXPECTED = dict(np.load(GOLDEN / "expected.npz"))
+
+
+@pytest.fixture(scope="module")
+def model() -> ByteModel:
+    return load_published(WEIGHTS)
+
+
+def predicted() -> tuple[torch.Tensor, torch.Tensor]:
+    """The recorded batch (2, 8, 16), and the flat indexes of the patches that were predicted."""
+    masks = EXPECTED["masks"].astype(bool)
+    patches = EXPECTED["patches"].reshape(*masks.shape, -1)
+    # Patch 0 is what the first prediction starts from.
+    chosen = masks.copy()
+    chosen[:, 0] = False
+    return torch.from_numpy(patches), torch.from_numpy(np.flatnonzero(chosen))
+
+
+def test_sizes_are_read_off_the_tensors(model: ByteModel) -> None:
+    config = model.config
+    assert config.family == "published"
+    assert config.patch_size == EXPECTED["patch_size"]
+    assert config.max_patches == EXPECTED["patch_length"]
+    assert config.patch_layers == EXPECTED["patch_layers"]
+    assert config.byte_layers == EXPECTED["byte_layers"]
+    assert config.patch_width == config.byte_width == EXPECTED["hidden_size"]
+    assert config.patch_heads == config.byte_heads == EXPECTED["hidden_size"] // 64
+    assert not model.training
+
+
+def test_logits_are_the_authors(model: ByteModel) -> None:
+    with torch.inference_mode():
+        logits = model(*predicted()).numpy()
+    # Their last position, behind the whole patch, predicts nothing.
+    theirs = EXPECTED["logits"][:, :-1]
+    assert logits.shape == theirs.shape
+    np.testing.assert_allclose(logits, theirs, atol=1e-4)
+    np.testing.assert_array_equal(logits.argmax(-1), theirs.argmax(-1))
+
+
+def test_loss_is_the_authors_the_mean_over_all_bytes_of_predicted_patches(
+    model: ByteModel,
+) -> None:
+    patches, targets = predicted()
+    wanted = patches.flatten(0, 1)[targets]
+    assert (wanted == PAD).any()  # padding inside and the end patch count as well
+    with torch.inference_mode():
+        loss = F.cross_entropy(model(patches, targets).flatten(0, 1), wanted.flatten())
+    assert float(loss) == pytest.approx(float(EXPECTED["loss"]), abs=1e-5)
+
+
+def test_cached_greedy_continuation_is_the_authors(model: ByteModel) -> None:
+    size = model.config.patch_size
+    prefix = torch.from_numpy(EXPECTED["prefix"].reshape(1, -1, size))
+    greedy = EXPECTED["greedy"]
+    # Their patches may hold 256 anywhere; ours end there, so that these must not.
+    assert (greedy < PAD).all()
+    session = Session(model)
+    session.append(prefix)
+    for patch in greedy:
+        said = session.next_patch()
+        np.testing.assert_array_equal(said[0], patch)
+        session.append(said[:, None])
+
+
+def test_the_same_continuation_comes_from_generate(model: ByteModel) -> None:
+    # The recorded prefix is a text whose last patch is padded, as no file goes on; what
+    # `generate` continues is whole patches, so the same two ways are compared on those.
+    data = decode_bytes(EXPECTED["prefix"][:, 16:48])
+    (written,) = generate(model, "txt", prefix=data, max_patches=3)
+    session = Session(model)
+    session.append(torch.from_numpy(EXPECTED["prefix"][:, :48].reshape(1, -1, 16)))
+    patches = []
+    for _ in range(3):
+        patches.append(session.next_patch())
+        session.append(patches[-1][:, None])
+    assert written.data == data + decode_bytes(np.concatenate([p.numpy() for p in patches]))
+
+
+def test_an_imported_model_is_saved_and_loaded_like_any_other(
+    model: ByteModel, tmp_path: Path
+) -> None:
+    checkpoint.save(tmp_path / "imported.pt", model, info={})
+    loaded = checkpoint.load(tmp_path / "imported.pt").model
+    patches, targets = predicted()
+    with torch.inference_mode():
+        assert torch.equal(loaded(patches, targets), model(patches, targets))
+
+
+# ---- Files that are none
+
+
+Content = dict[str, Any]
+QKV = "patch_level_decoder.base.h.1.attn.c_attn.weight"
+EMBEDDING = "patch_level_decoder.patch_embedding.weight"
+
+CHANGES: dict[str, tuple[Callable[[Content], object], str]] = {
+    "no model": (lambda c: c.pop("model"), "is not one of the released bGPT checkpoints"),
+    "a model of ours": (lambda c: c.update(model={"a": torch.zeros(1)}), "is not one of the"),
+    "a missing tensor": (lambda c: c["model"].pop(QKV), f"the tensor '{QKV}' is missing"),
+    "text for a tensor": (lambda c: c["model"].update({QKV: "x"}), f"the tensor '{QKV}' is"),
+    "a transposed tensor": (
+        lambda c: c["model"].update({QKV: c["model"][QKV].T}),
+        rf"the tensor '{QKV}' has shape \(384, 128\), which does not fit",
+    ),
+    "a flat embedding": (
+        lambda c: c["model"].update({EMBEDDING: torch.zeros(9)}),
+        f"the tensor '{EMBEDDING}' is missing or damaged",
+    ),
+    "an odd embedding": (
+        lambda c: c["model"].update({EMBEDDING: torch.zeros(128, 100)}),
+        "takes 100 inputs, which is not a multiple of 257",
+    ),
+    "a width without heads": (
+        lambda c: c["model"].update({EMBEDDING: torch.zeros(32, 257)}),
+        "patch_heads is 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_file_that_does_not_fit_is_refused_with_the_place(what: str, tmp_path: Path) -> None:
+    change, sentence = CHANGES[what]
+    content = torch.load(WEIGHTS, weights_only=True)
+    change(content)
+    torch.save(content, tmp_path / "altered.pth")
+    with pytest.raises(CheckpointError, match=sentence) as error:
+        load_published(tmp_path / "altered.pth")
+    assert str(error.value).startswith(f"{tmp_path / 'altered.pth'}: ")
+
+
+def test_a_checkpoint_of_this_program_is_refused(model: ByteModel, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "ours.pt", model, info={})
+    with pytest.raises(CheckpointError, match="is not one of the released bGPT checkpoints"):
+        load_published(tmp_path / "ours.pt")
