@@ -298,11 +298,7 @@ def source_like(
     curriculum: tuple[Stage, ...] = CURRICULUM
     try:
         if "curriculum" in description:
-            curriculum = tuple(
-                # JSON has no tuples.
-                Stage(**{k: tuple(v) if isinstance(v, list) else v for k, v in stage.items()})
-                for stage in description["curriculum"]
-            )
+            curriculum = tuple(Stage(**_with_tuples(stage)) for stage in description["curriculum"])
         return GeneratedTraces(
             seed, distribution or description.get("distribution", "mixed"), curriculum
         )
@@ -311,6 +307,13 @@ def source_like(
             f"the run's data ({description.get('kind')}) are not CPU traces that this version can"
             " make; start a new run"
         ) from None
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they were before JSON made lists of tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
 
 
 def evaluation_batches(programs: int, *, batch: int = 8) -> list[Batch]:

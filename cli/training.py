@@ -247,12 +247,13 @@ class _Lines:
                 return
             self._next = record["seconds"] + _PLAIN_SECONDS
         speed = record.get("patches_per_second")
-        self._console.print(
+        line = (
             f"{record['step']:>9,}  {record['kind']:<10}  {record['loss']:>8.4f}"
             f"  {record['bits_per_byte']:>9.4f}  {_percent(record['byte_accuracy']):>7}"
             f"  {_percent(record['exact_patches']):>7}"
-            f"  {'' if speed is None else f'{speed:,.0f}':>8}  {_left(record, progress):>7}".rstrip()
+            f"  {'' if speed is None else f'{speed:,.0f}':>8}  {_left(record, progress):>7}"
         )
+        self._console.print(line.rstrip())
 
     def note(self, sentence: str) -> None:
         self._console.print(sentence)
