@@ -112,8 +112,12 @@ CURRICULUM = (
     Stage(280, 600, (16, 24), 16, 192, 24, byte_weights=_FETCH_FIRST),
     Stage(600, 750, (24, 64), 6, 512, SLOTS),
     Stage(750, 900, (64, 128), 6, 512, SLOTS),
-    Stage(900, _ALWAYS, (1, SLOTS), 6, 512, SLOTS, weight=0.65),
-    Stage(900, _ALWAYS, (1, 24), 24, 512, 24, weight=0.35),
+    Stage(900, 3000, (1, SLOTS), 6, 512, SLOTS, weight=0.65),
+    Stage(900, 3000, (1, 24), 24, 512, 24, weight=0.35),
+    # By now short programs are right; what is left is fetching from far into memory.
+    Stage(3000, _ALWAYS, (SLOTS // 2, SLOTS), 6, 512, SLOTS, weight=0.6),
+    Stage(3000, _ALWAYS, (1, SLOTS), 6, 512, SLOTS, weight=0.2),
+    Stage(3000, _ALWAYS, (1, 24), 24, 512, 24, weight=0.2),
 )
 
 
@@ -323,7 +327,7 @@ def evaluation_batches(programs: int, *, batch: int = 8) -> list[Batch]:
     for distribution in distributions:
         for start in range(0, programs // 2, batch):
             sequences = program_batch(
-                count=batch,
+                count=min(batch, programs // 2 - start),
                 distribution=distribution,
                 seed=_EVALUATION_SEEDS,
                 start=start,

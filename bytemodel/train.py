@@ -51,7 +51,7 @@ class TrainConfig(Config):
     published_lr: float = 1e-4
     """AdamW, for all of the published family."""
     warmup_steps: int = 50
-    cooldown: float = 0.5
+    cooldown: float = 0.3
     """The last part of the run in which the learning rate falls linearly to zero."""
     clip: float = 1.0
     """Largest norm of the gradient."""
