@@ -32,7 +32,8 @@ def pad_to_patches(data: bytes | npt.NDArray[Any], patch_size: int) -> Patches:
 
 def extension_patch(extension: str, patch_size: int) -> Patches:
     """The patch that names the kind of file, such as `bin` (without the dot), padded."""
-    name = extension.removeprefix(".").encode()
+    # A file name holds any bytes at all.
+    name = extension.removeprefix(".").encode(errors="surrogateescape")
     if len(name) > patch_size:
         raise UserError(
             f"the file extension {extension!r} has {len(name)} bytes; a patch holds {patch_size}"

@@ -1,0 +1,154 @@
+"""The hierarchy: nothing looks ahead, and what is not asked for changes nothing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bytemodel.config import PRESETS, Family
+from bytemodel.model import ByteModel
+from bytemodel.patches import PAD, VOCABULARY
+from tests.bytemodel.models import FAMILIES, SMALLEST, random_model
+
+SIZE = SMALLEST.patch_size
+MODELS = {family: random_model(family) for family in FAMILIES}
+families = pytest.mark.parametrize("family", FAMILIES)
+BATCH, COUNT = 2, 7
+
+
+def tokens(seed: int = 0, batch: int = BATCH, count: int = COUNT) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCABULARY, (batch, count, SIZE), generator=generator)
+
+
+def all_targets(batch: int = BATCH, count: int = COUNT) -> torch.Tensor:
+    """Every patch but the first of each sequence."""
+    return torch.arange(batch * count).view(batch, count)[:, 1:].flatten()
+
+
+@torch.inference_mode()
+def logits(model: ByteModel, patches: torch.Tensor) -> torch.Tensor:
+    """Of all patches but the first: (B, P - 1, S, V)."""
+    batch, count, _ = patches.shape
+    return model(patches, all_targets(batch, count)).view(batch, count - 1, SIZE, VOCABULARY)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(FAMILIES),
+    st.integers(0, COUNT - 1),
+    st.integers(0, SIZE - 1),
+    st.integers(1, PAD),
+    st.integers(0, 99),
+)
+def test_a_byte_changes_no_logits_before_or_at_its_place_and_some_after_it(
+    family: Family, patch: int, place: int, change: int, seed: int
+) -> None:
+    patches = tokens(seed)
+    other = patches.clone()
+    other[0, patch, place] = (other[0, patch, place] + change) % VOCABULARY
+    one, two = (logits(MODELS[family], p) for p in (patches, other))
+    torch.testing.assert_close(one[1], two[1])  # the other sequence of the batch
+    moved = ((one - two)[0].abs().amax(-1) > 1e-3).flatten()  # bytes of patches 1..P-1
+    # Position i predicts byte i from those before it.
+    at = (patch - 1) * SIZE + place
+    assert not moved[: max(0, at + 1)].any()
+    if at + 1 < len(moved):
+        assert moved[max(0, at + 1) :].any()
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(FAMILIES), st.lists(st.integers(0, 11), min_size=1, max_size=20))
+def test_choosing_targets_gives_what_a_full_run_gives(family: Family, chosen: list[int]) -> None:
+    patches = tokens()
+    everything = all_targets()
+    with torch.inference_mode():
+        full = MODELS[family](patches, everything)
+        some = MODELS[family](patches, everything[chosen])
+    torch.testing.assert_close(some, full[chosen], atol=1e-5, rtol=1e-5)
+
+
+@families
+@pytest.mark.parametrize("more", [1, 5])
+def test_padding_on_the_right_changes_nothing(family: Family, more: int) -> None:
+    patches = tokens()
+    padding = torch.full((BATCH, more, SIZE), PAD)
+    padded = logits(MODELS[family], torch.cat((patches, padding), 1))
+    torch.testing.assert_close(
+        padded[:, : COUNT - 1], logits(MODELS[family], patches), atol=1e-5, rtol=1e-5
+    )
+
+
+@families
+def test_a_sequence_says_the_same_alone_as_in_a_batch(family: Family) -> None:
+    patches = tokens(batch=3)
+    together = logits(MODELS[family], patches)
+    for row in range(3):
+        torch.testing.assert_close(
+            together[row : row + 1],
+            logits(MODELS[family], patches[row : row + 1]),
+            atol=1e-5,
+            rtol=1e-5,
+        )
+
+
+@families
+def test_every_byte_of_the_past_matters(family: Family) -> None:
+    patches = tokens(batch=1)
+    last = logits(MODELS[family], patches)[0, -1, -1]
+    for patch in range(COUNT):
+        for place in range(SIZE):
+            if (patch, place) == (COUNT - 1, SIZE - 1):
+                continue
+            other = patches.clone()
+            other[0, patch, place] = (other[0, patch, place] + 1) % VOCABULARY
+            assert not torch.equal(logits(MODELS[family], other)[0, -1, -1], last)
+
+
+def test_presets_have_the_size_that_is_said_of_them() -> None:
+    with torch.device("meta"):
+        counts = {name: ByteModel(config).parameter_count for name, config in PRESETS.items()}
+    assert counts["tiny"] < 1e6
+    assert 6e6 < counts["small"] < 8e6
+    assert 105e6 < counts["published"] < 115e6
+
+
+def test_a_new_local_model_holds_every_byte_equally_probable() -> None:
+    torch.manual_seed(0)
+    model = ByteModel(SMALLEST).eval()
+    assert logits(model, tokens()).softmax(-1).allclose(torch.tensor(1 / VOCABULARY))
+
+
+def test_a_new_published_model_is_close_to_it() -> None:
+    torch.manual_seed(0)
+    model = ByteModel(random_model("published").config).eval()
+    patches = tokens()
+    nats = torch.nn.functional.cross_entropy(
+        logits(model, patches).flatten(0, 2), patches[:, 1:].flatten()
+    )
+    assert float(nats) == pytest.approx(math.log(VOCABULARY), abs=0.1)
+
+
+@families
+def test_a_new_model_depends_on_the_seed_alone(family: Family) -> None:
+    config = random_model(family).config
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        states.append(ByteModel(config).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+@families
+def test_every_parameter_gets_a_gradient(family: Family) -> None:
+    model = random_model(family)
+    patches = torch.cat((tokens(), torch.full((BATCH, 1, SIZE), PAD)), 1)
+    model(patches, all_targets(BATCH, COUNT + 1)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
