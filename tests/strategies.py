@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from hypothesis import strategies as st
 
 from cpusim.isa import (
@@ -9,6 +11,7 @@ from cpusim.isa import (
     MEMORY_SIZE,
     REGISTERS,
     SLOTS,
+    STATE_SIZE,
     Form,
     Instruction,
     InstructionSet,
@@ -46,3 +49,32 @@ def initial_states() -> st.SearchStrategy[bytes]:
     return st.binary(min_size=11, max_size=11).map(
         lambda values: bytes([0, values[0], 0, 0, 0, 0]) + values[1:]
     )
+
+
+def states() -> st.SearchStrategy[bytes]:
+    """Any 16 bytes to start from, PC and IR included."""
+    return st.binary(min_size=STATE_SIZE, max_size=STATE_SIZE)
+
+
+def endless_memories(isa: InstructionSet = ISA) -> st.SearchStrategy[bytes]:
+    """Memory of one instruction over and over, but for up to 20 slots that hold anything.
+
+    Unlike `programs` it mostly runs far and into slot 255, and traps anywhere.
+    """
+    anything = words(isa) | st.binary(min_size=4, max_size=4)
+    slots = st.dictionaries(st.integers(0, SLOTS - 1), anything, max_size=20)
+    fill = words(isa).filter(any)
+    return st.builds(
+        lambda fill, slots: b"".join(slots.get(slot, fill) for slot in range(SLOTS)), fill, slots
+    )
+
+
+@cache
+def extended() -> InstructionSet:
+    """The instruction set with one row more: NAND, in the forms of AND.
+
+    Always the same object, so that what is derived from it is derived once.
+    """
+    forms = ISA.by_name["AND"].forms
+    row = Instruction(len(ISA.instructions), "NAND", forms, "not and", lambda a, b: ~(a & b) & 255)
+    return InstructionSet((*ISA.instructions, row))

@@ -22,11 +22,9 @@ from cpusim.isa import (
     MEMORY_SIZE,
     SLOTS,
     IllegalEncoding,
-    Instruction,
-    InstructionSet,
 )
 from cpusim.reference import Stop, run
-from tests.strategies import memories, programs, words
+from tests.strategies import extended, memories, programs, words
 
 GOLDEN = sorted((Path(__file__).parent.parent / "golden" / "cpu_traces").glob("*.s"))
 
@@ -267,13 +265,6 @@ def test_a_published_program_assembles_to_its_memory_and_prints_as_its_text(sour
 
 def test_the_published_programs_are_there() -> None:
     assert len(GOLDEN) == 24
-
-
-def extended() -> InstructionSet:
-    """The instruction set with one row more: NAND, in the forms of AND."""
-    forms = ISA.by_name["AND"].forms
-    row = Instruction(len(ISA.instructions), "NAND", forms, "not and", lambda a, b: ~(a & b) & 255)
-    return InstructionSet((*ISA.instructions, row))
 
 
 def test_a_new_row_in_the_table_assembles_disassembles_and_runs() -> None:
