@@ -49,6 +49,7 @@ from cpusim.jit import kernel
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint32]
 Numbers = npt.NDArray[np.uint64]
 
 Distribution = Literal["published", "uniform", "mixed"]
@@ -94,6 +95,9 @@ class _Tables:
     """What the generator knows of an instruction set.
 
     `buckets`: the form for each of equally likely draws; `forms`: int64[forms, 14];
+    `parts`: uint32[draws, 3], instructions as little-endian words: the opcode, the mask of
+    register bytes, the mask of immediate bytes; `register_triples`: uint32[1000], all
+    choices of three registers, in the places of x, y and z;
     `nth_bit`: uint8[1024, 10], the place of the n-th set bit of a mask;
     `halt`: the opcode that ends programs; `loader`, `mover`: forms that put a constant in
     ACC, and ACC in a register.
@@ -101,6 +105,8 @@ class _Tables:
 
     buckets: Ints
     forms: Ints
+    parts: Words
+    register_triples: Words
     nth_bit: Bytes
     halt: int
     loader: int
@@ -150,6 +156,19 @@ def _tables(isa: InstructionSet) -> _Tables:
         for form in i.forms
         for _ in range(share // len(i.forms))
     ]
+    parts = [
+        [
+            forms[row, _OPCODE],
+            *(
+                sum(0xFF00 << 8 * at for at, kind in enumerate(operands) if kind is wanted)
+                for wanted in (Operand.REGISTER, Operand.IMMEDIATE)
+            ),
+        ]
+        for row in buckets
+        for operands in [isa.variants[row][1].operands]
+    ]
+    numbers = range(1, _REGISTERS + 1)
+    triples = [x << 8 | y << 16 | z << 24 for x in numbers for y in numbers for z in numbers]
     nth_bit = np.zeros((1 << _REGISTERS, _REGISTERS), np.uint8)
     for mask in range(1 << _REGISTERS):
         bits = [bit for bit in range(_REGISTERS) if mask >> bit & 1]
@@ -160,7 +179,16 @@ def _tables(isa: InstructionSet) -> _Tables:
     if not (len(loaders) and len(movers)):
         raise ValueError("the instruction set needs a load of a constant and a copy of ACC")
     halt = next(i.opcode for i in isa.instructions if i.halts)
-    return _Tables(np.array(buckets), forms, nth_bit, halt, int(loaders[0]), int(movers[0]))
+    return _Tables(
+        np.array(buckets),
+        forms,
+        np.array(parts, np.uint32),
+        np.array(triples, np.uint32),
+        nth_bit,
+        halt,
+        int(loaders[0]),
+        int(movers[0]),
+    )
 
 
 @kernel
@@ -184,21 +212,22 @@ def _below(fraction: np.uint64, bound: int) -> tuple[int, np.uint64]:
 
 
 @kernel
-def _published_body(memory: Bytes, count: int, key: np.uint64, buckets: Ints, forms: Ints) -> None:
+def _published_body(
+    words: Words, count: int, key: np.uint64, parts: Words, register_triples: Words
+) -> None:
     """The first `count` instructions of a program, the authors' way."""
+    # Unsigned indices: numba need not ask whether they count from the end.
+    kinds = np.uint64(parts.shape[0])
+    triples = np.uint64(register_triples.size)
+    half = np.uint64(32)
     for slot in range(count):
         random = _draw(key, 3 + slot)
-        bucket, _ = _below(random >> np.uint64(32), buckets.size)
-        form = forms[buckets[bucket]]
-        at = slot * INSTRUCTION_SIZE
-        memory[at] = form[_OPCODE]
+        kind = ((random >> half) * kinds) >> half
         fraction = random & _LOW32
-        if form[_IMMEDIATE]:
-            memory[at + 1] = _below(fraction, 256)[0]
-        else:
-            for operand in range(form[_OPERANDS]):
-                register, fraction = _below(fraction, _REGISTERS)
-                memory[at + 1 + operand] = register + 1
+        registers = register_triples[(fraction * triples) >> half]
+        # The top byte of the fraction, where operand x has its place.
+        immediate = np.uint32(fraction >> np.uint64(16))
+        words[slot] = parts[kind, 0] | (parts[kind, 1] & registers) | (parts[kind, 2] & immediate)
 
 
 @kernel
@@ -355,7 +384,7 @@ def _uniform_body(
 
 @kernel
 def _generate(
-    memories: Bytes,
+    words: Words,
     states: Bytes,
     lengths: Ints,
     distribution: int,
@@ -365,12 +394,14 @@ def _generate(
     max_length: int,
     buckets: Ints,
     forms: Ints,
+    parts: Words,
+    register_triples: Words,
     nth_bit: Bytes,
     halt: int,
     loader: int,
     mover: int,
 ) -> None:
-    """Fill zeroed memories and states with the programs of these numbers."""
+    """Fill memories (u32[N, 256]) and zeroed states with the programs of these numbers."""
     values = np.empty(_PLACES, np.int64)
     holders = np.empty(_PLACES, np.int64)
     seed_key = _mix(seed + _GAMMA)
@@ -388,12 +419,14 @@ def _generate(
             states[i, FIRST_REGISTER + byte] = (random >> np.uint64(8 * (byte - 7))) & np.uint64(
                 0xFF
             )
-        memory = memories[i]
+        memory = words[i]
+        memory[:] = 0
+        memory[length - 1] = halt
         if distribution == _PUBLISHED or (distribution == _MIXED and first >> np.uint64(63)):
-            _published_body(memory, length - 1, key, buckets, forms)
+            _published_body(memory, length - 1, key, parts, register_triples)
         else:
             _uniform_body(
-                memory,
+                memory.view(np.uint8),
                 length - 1,
                 key,
                 buckets,
@@ -404,7 +437,6 @@ def _generate(
                 values,
                 holders,
             )
-        memory[(length - 1) * INSTRUCTION_SIZE] = halt
 
 
 def generate(
@@ -455,12 +487,12 @@ def generate_numbered(
     table = _tables(isa)
     count = len(numbers)
     programs = Programs(
-        np.zeros((count, MEMORY_SIZE), np.uint8),
+        np.empty((count, MEMORY_SIZE), np.uint8),
         np.zeros((count, STATE_SIZE), np.uint8),
         np.empty(count, np.int64),
     )
     _generate(
-        programs.memories,
+        programs.memories.view(np.uint32),
         programs.states,
         programs.lengths,
         DISTRIBUTIONS.index(distribution),
@@ -470,6 +502,8 @@ def generate_numbered(
         max_length,
         table.buckets,
         table.forms,
+        table.parts,
+        table.register_triples,
         table.nth_bit,
         table.halt,
         table.loader,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -488,3 +491,51 @@ def test_the_old_rows_are_what_they_were_beside_a_new_one(word: bytes, state: by
     else:
         assert run_one(memory, state).stop(0) is Stop.ILLEGAL
         assert new.stop(0) is Stop.HALTED
+
+
+# Memory for the records ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("records", [0, 1, 200, 257 * 30 + 16])
+def test_memory_for_the_records_is_used_if_large_enough_and_changes_no_byte(records: int) -> None:
+    made = generate(30, seed=11)
+    out = np.full((records, STATE_SIZE), 99, np.uint8)
+    batch = run_batch(made.memories, made.states, out=out)
+    plain = run_batch(made.memories, made.states)
+    assert batch.records.tobytes() == plain.records.tobytes()
+    np.testing.assert_array_equal(batch.offsets, plain.offsets)
+    assert np.shares_memory(batch.records, out) == (records > 200)
+
+
+def test_memory_for_the_records_is_never_written_past_its_end() -> None:
+    made = generate(30, seed=12)
+    guarded = np.full((257 * 30 + 16 + 100, STATE_SIZE), 99, np.uint8)
+    for records in range(len(run_batch(made.memories, made.states).records), 257 * 30, 7):
+        run_batch(made.memories, made.states, out=guarded[:records])
+        assert (guarded[records:] == 99).all()
+
+
+@pytest.mark.parametrize(
+    "out", [np.empty((9, 8), np.uint8), np.empty((9, 16)), np.empty((9, 32), np.uint8)[:, ::2]]
+)
+def test_memory_for_the_records_of_another_shape_is_refused(out: Bytes) -> None:
+    with pytest.raises(ValueError, match="out"):
+        run_batch(GOOD_MEMORIES, GOOD_STATES, out=out)
+
+
+def test_without_a_byte_shuffle_the_kernel_gives_the_same_bytes(tmp_path: Path) -> None:
+    made = generate(300, distribution="mixed", seed=13)
+    expected = run_batch(made.memories, made.states)
+    script = (
+        "import sys, numpy, cpusim.machine as machine\n"
+        "from cpusim.programs import generate\n"
+        "machine._HAS_BYTE_SHUFFLE &= False\n"
+        "made = generate(300, distribution='mixed', seed=13)\n"
+        "sys.stdout.buffer.write(machine.run_batch(made.memories, made.states).records.tobytes())\n"
+    )
+    # Its machine code must not be taken for the usual one, nor the other way round.
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, check=True
+    )
+    assert found.stdout == expected.records.tobytes()
