@@ -183,8 +183,13 @@ def open_shard(path: Path) -> Shard:
     Raises `UserError` if it cannot be read, is no shard, or is damaged.
     """
     head = read_bytes(path, limit=_HEADER.size - 1)
-    if len(head) < _HEADER.size or head[: len(MAGIC)] != MAGIC:
+    if head[: len(MAGIC)] != MAGIC:
         raise UserError(f"{path}: is no packed shard (it does not start with {MAGIC.decode()})")
+    if len(head) < _HEADER.size:
+        raise UserError(
+            f"{path}: {len(head)} bytes is too short for a packed shard; it is truncated,"
+            " make it anew"
+        )
     _, version, _, traces, records, memory, data_checksum, index_checksum, header_checksum = (
         _HEADER.unpack(head)
     )
@@ -214,6 +219,9 @@ def open_shard(path: Path) -> Shard:
     if (
         (offsets[0], offsets[-1]) != (0, records)
         or (memory_offsets[0], memory_offsets[-1]) != (0, memory)
+        # Looked at before they are signed: differences of huge numbers may wrap and look right.
+        or (numbers[: traces + 1] > records).any()
+        or (numbers[traces + 1 : 2 * traces + 2] > memory).any()
         or (np.diff(offsets) < 1).any()
         or ((trimmed < 0) | (trimmed > MEMORY_SIZE)).any()
     ):
