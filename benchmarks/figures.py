@@ -34,9 +34,10 @@ def accuracy(result: dict[str, Any]) -> str:
     checkpoint = result["checkpoint"]
     trained = checkpoint["trained"]
     lines = [
-        f"{checkpoint['parameters'] / 1e6:.1f} M parameters, {checkpoint['bytes'] / 1e6:.1f} MB, trained"
-        f" from scratch for {trained['seconds'] / 60:.0f} minutes ({trained['step']:,} updates) on two"
-        f" CPU cores, seed {trained['training']['seed']}.",
+        f"{checkpoint['parameters'] / 1e6:.1f} M parameters, {checkpoint['bytes'] / 1e6:.1f} MB,"
+        f" trained from scratch for {trained['seconds'] / 60:.0f} minutes"
+        f" ({trained['step']:,} updates) on two CPU cores, seed {trained['training']['seed']}"
+        " ([how](docs/experiments.md)).",
         "Programs of these tests could not have been drawn in training"
         f" (seed {result['seed']}, from another range); greedy decoding.",
         "",
@@ -44,11 +45,16 @@ def accuracy(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in result["results"]:
-        lines.append(
-            f"| {row['programs']:,} {row['distribution']} | {row['lengths'][0]} to {row['lengths'][1]}"
-            f" | {row['dtype']} | {row['exact_programs']:,} | {percent(row['instruction_accuracy'])}"
-            f" | {percent(row['byte_accuracy'])} |"
+        shortest, longest = row["lengths"]
+        cells = (
+            f"{row['programs']:,} {row['distribution']}",
+            f"{shortest} to {longest}",
+            row["dtype"],
+            f"{row['exact_programs']:,}",
+            percent(row["instruction_accuracy"]),
+            percent(row["byte_accuracy"]),
         )
+        lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
         "Exact programs: free-running, from the first byte to the end. Instructions and bytes:"
@@ -70,7 +76,8 @@ def speed(cpu: dict[str, Any], model: dict[str, Any]) -> str:
         f"| train `small`, {best['dtype']} | {best['states_per_second']:,} states/s, peak"
         f" {best['peak_memory_gb']} GB | {best['share_of_matmul_rate']:.0%} of the machine's matrix"
         f" product rate ({rate} TFLOP/s) |",
-        f"| verify a model by the parallel pass | {checked['parallel_states_per_second']:,} states/s |"
+        "| verify a model by the parallel pass |"
+        f" {checked['parallel_states_per_second']:,} states/s |"
         f" {checked['ratio']} times the cached rollout |",
         "",
         f"CPU: measured on {where(cpu)}. Model: on {where(model)}.",

@@ -19,6 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import report
+from torch import nn
 
 from bytemodel.config import preset
 from bytemodel.cpu import ByteModelStepper
@@ -27,7 +28,6 @@ from bytemodel.model import ByteModel
 from bytemodel.train import TrainConfig, build_optimizers, loss_and_hits, pick_dtype
 from cpusim import lockstep
 from cpusim.programs import generate
-from torch import nn
 
 CPU = torch.device("cpu")
 
