@@ -5,6 +5,7 @@ Shape suffixes: B streams, P patches, S patch size, V vocabulary (257).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from bytemodel.model import ByteModel
 from bytemodel.patches import PAD, Patches, decode_bytes, extension_patch, pad_to_patches
 from cpusim.errors import UserError
 
+_COLDEST = 1e-6
+"""A temperature below is greedy: logits divided by it could be beyond any number."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -27,8 +31,8 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError(f"temperature {self.temperature} is negative; 0 is greedy")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature {self.temperature} is not 0 (greedy) or above")
         if self.top_k < 0:
             raise UserError(f"top-k {self.top_k} is negative; 0 keeps every byte")
         if not 0 < self.top_p <= 1:
@@ -36,7 +40,7 @@ class Sampling:
 
     def choose(self, logits_BV: Tensor, rng: torch.Generator | None) -> Tensor:
         """One token a stream, int64 (B,)."""
-        if self.temperature == 0:
+        if self.temperature < _COLDEST:
             return logits_BV.argmax(-1)
         logits_BV = logits_BV.float() / self.temperature
         if 0 < self.top_k < logits_BV.shape[-1]:
@@ -76,16 +80,17 @@ class Session:
     def append(self, patches_BPS: Tensor) -> None:
         """Read patches that are known. Raises `UserError` past the model's longest sequence."""
         limit = self.model.config.max_patches
-        self.length += patches_BPS.shape[1]
-        if self.length > limit:
+        length = self.length + patches_BPS.shape[1]
+        if length > limit:
             raise UserError(
-                f"a sequence of {self.length:,} patches is longer than the {limit:,} that this"
+                f"a sequence of {length:,} patches is longer than the {limit:,} that this"
                 " model takes; shorten it or use a model with a larger max_patches"
             )
         patches_BPS = patches_BPS.to(self.device)
         with self._autocast():
             self._features_BC = self.model.patch_decoder(patches_BPS, self._caches)[:, -1]
         self._last_BS = patches_BPS[:, -1]
+        self.length = length
 
     @torch.inference_mode()
     def next_patch(

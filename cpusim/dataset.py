@@ -137,7 +137,7 @@ class _Done:
     resumed: int
 
 
-class _Stopped(Exception):  # noqa: N818 - no error: the parent asked for it
+class _Stopped(Exception):
     """A worker was told to stop."""
 
 

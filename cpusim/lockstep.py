@@ -116,7 +116,7 @@ class Case:
         return self.records[step - 1, IR : IR + INSTRUCTION_SIZE].tobytes()
 
 
-class NoNextState(Exception):  # noqa: N818 - an answer, not a failure
+class NoNextState(Exception):
     """Raised by `step`: this Stepper has no next state, and the trace does not end either.
 
     Its text is the reason, such as the illegal instruction that the last state shows.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,3 +102,15 @@ def test_the_commands_in_the_readme_can_be_typed_as_they_stand() -> None:
     assert typed
     for line in typed:
         parse(groups[line.split(" ")[0]], line)
+
+
+def test_the_readme_states_the_figures_that_the_benchmarks_wrote() -> None:
+    script = ROOT / "benchmarks" / "figures.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], check=False)
+    assert done.returncode == 0, "run python benchmarks/figures.py"
+
+
+def test_the_library_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert re.fullmatch(r"\d+ of 20 exact\n", capsys.readouterr().out)

@@ -30,5 +30,6 @@ def random_model(family: Family = "local", seed: int = 0, **changes: int) -> Byt
     model = ByteModel(dataclasses.replace(SMALLEST, family=family, **changes))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(std=0.5)
+            # Large biases would drown what depends on the bytes.
+            parameter += torch.randn_like(parameter) * (0.5 if parameter.dim() > 1 else 0.1)
     return model.eval()
