@@ -16,7 +16,7 @@ from rich.text import Text
 
 PICTURES = {
     "run": "cpusim run examples/divide.s --acc 200 --set A=7",
-    "compare": "cpusim compare --programs 200 --seed 7",
+    "compare": "cpusim compare examples/divide.s examples/sort.s",
 }
 COLUMNS = 80
 
