@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -218,12 +220,14 @@ def _do_files(task: _Task, tell: Callable[[int], None]) -> _Done:
         batch = run_batch(programs.memories, programs.states)
         for index in range(last - first):
             path = task.file(first + index)
-            if path.exists():
+            own = batch.records[batch.offsets[index] : batch.offsets[index + 1]]
+            # A power cut may have kept a name and lost what was written under it.
+            if path.is_file() and path.stat().st_size == MEMORY_SIZE + own.nbytes:
                 resumed += 1
             else:
-                with atomic_write(path, durable=False) as file:
+                with atomic_write(path, force=True, durable=False) as file:
                     file.write(programs.memories[index].data)
-                    file.write(batch.records[batch.offsets[index] : batch.offsets[index + 1]].data)
+                    file.write(own.data)
         all_hashes.append(hashes)
         records += len(batch.records)
         tell(last - first)
@@ -236,8 +240,17 @@ _done_counter: Synchronized[int] | None = None
 _stop: Event | None = None
 
 
+def _end_with_parent() -> None:
+    """A parent that is killed cannot stop its workers, which would wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _start_worker(counter: Synchronized[int], stop: Event) -> None:
     global _done_counter, _stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches the whole process group; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _done_counter, _stop = counter, stop
@@ -291,44 +304,45 @@ def _do_all(tasks: list[_Task], workers: int, progress: Progress) -> list[_Done]
 def _prepare(out: Path, parameters: _Parameters, force: bool) -> dict[str, Any]:
     """Make the folder ready and return its manifest."""
     manifest_path = out / MANIFEST
+    folders = [out / part for part in PARTS]
     fresh: dict[str, Any] = {"format": "cpusim set 1", **asdict(parameters), "report": None}
     try:
-        if out.exists() and any(out.iterdir()):
-            if manifest_path.exists():
-                there = _read_manifest(manifest_path)
-                if all(there.get(key) == value for key, value in fresh.items() if key != "report"):
-                    for part in PARTS:
-                        for stray in (out / part).glob(".*.tmp"):
-                            stray.unlink()
-                    return there
-                differing = ", ".join(
-                    f"{key} {there.get(key)!r} there, {value!r} asked for"
-                    for key, value in fresh.items()
-                    if key != "report" and there.get(key) != value
-                )
-                problem = f"holds another set ({differing})"
-            else:
-                problem = "is not empty and holds no set"
-            if not force:
-                raise UserError(
-                    f"{out}: {problem}; choose another folder or use --force to replace it"
-                )
-            for part in PARTS:
-                for suffix in (SHARD_SUFFIX, TRACE_SUFFIX, ".tmp"):
-                    for old in (out / part).glob(f"*{suffix}"):
-                        old.unlink()
-        for part in PARTS:
-            (out / part).mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        for stray in out.glob(f".{MANIFEST}.*.tmp"):
+            stray.unlink()
+        there = _read_manifest(manifest_path) if manifest_path.exists() else None
+        if there is None:
+            problem = "is not empty and holds no set" if any(out.iterdir()) else ""
+        else:
+            differing = ", ".join(
+                f"{key} {there.get(key)!r} there, {value!r} asked for"
+                for key, value in fresh.items()
+                if key != "report" and there.get(key) != value
+            )
+            problem = f"holds another set ({differing})" if differing else ""
+        if problem and not force:
+            raise UserError(f"{out}: {problem}; choose another folder or use --force to replace it")
+        # Of this very set whole files are kept; a killed process may have left halves.
+        unwanted = (f"*{SHARD_SUFFIX}", f"*{TRACE_SUFFIX}", ".*.tmp") if problem else (".*.tmp",)
+        for folder in folders:
+            for pattern in unwanted:
+                for old in folder.glob(pattern):
+                    old.unlink()
+        manifest = fresh | there if there is not None and not problem else fresh
+        # First the manifest: interrupted here or later, what is in the folder is known as this set.
+        if manifest != there:
+            _write_manifest(manifest_path, manifest)
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be prepared ({describe_os_error(error)})") from None
-    _write_manifest(manifest_path, fresh)
-    return fresh
+    return manifest
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(read_bytes(path))
-    except ValueError:
+    except (ValueError, RecursionError):
         manifest = None
     if not isinstance(manifest, dict):
         raise UserError(f"{path}: is damaged; choose another folder or delete this one")
