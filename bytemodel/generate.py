@@ -44,8 +44,9 @@ class Sampling:
             return logits_BV.argmax(-1)
         logits_BV = logits_BV.float() / self.temperature
         if 0 < self.top_k < logits_BV.shape[-1]:
-            least = logits_BV.topk(self.top_k).values[:, -1:]
-            logits_BV = logits_BV.masked_fill(logits_BV < least, -torch.inf)
+            # By place, not by value: of equal ones, no more than k are kept either.
+            best, places = logits_BV.topk(self.top_k)
+            logits_BV = torch.full_like(logits_BV, -torch.inf).scatter(1, places, best)
         probabilities_BV = logits_BV.softmax(-1)
         if self.top_p < 1:
             ordered, places = probabilities_BV.sort(descending=True)

@@ -156,8 +156,8 @@ def test_a_late_start_is_answered_the_same_both_ways(family: str, from_step: int
 
 
 def test_running_in_bulk_is_what_single_steps_give() -> None:
-    # Seed 2 gives a model whose traces break off in different places.
-    stepper = ByteModelStepper(random_model("local", seed=2))
+    # Seed 9 gives a model whose traces break off in different places.
+    stepper = ByteModelStepper(random_model("local", seed=9))
     prompts, limits = starts(6), [1, 3, 30, 30, 30, 12]
     bulk = dict(stepper.run(prompts, limits))
     single = dict(run_free(StepOnly(stepper), prompts, limits))
@@ -230,7 +230,7 @@ def test_a_trace_is_verified_alone_as_among_longer_ones() -> None:
 
 
 def test_a_trace_that_the_model_breaks_off_is_a_difference_of_that_kind() -> None:
-    stepper = ByteModelStepper(random_model("local", seed=2))
+    stepper = ByteModelStepper(random_model("local", seed=9))
     start = starts(1)[0]
     ((_, rollout),) = stepper.run([start], [30])
     last = rollout.tokens[-1]

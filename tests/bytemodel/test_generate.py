@@ -347,6 +347,10 @@ def test_top_p_keeps_the_byte_that_crosses_the_line() -> None:
         assert set(draws(Sampling(1.0, top_p=p), row, 0, 500)) == kept
 
 
+def test_of_equally_probable_bytes_top_k_still_keeps_k() -> None:
+    assert len(set(draws(Sampling(1.0, top_k=3), torch.zeros(1, VOCABULARY), 0, 500))) == 3
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
