@@ -56,11 +56,10 @@ STOPS = (Stop.HALTED, Stop.STEP_LIMIT, Stop.ILLEGAL)
 """What the codes in `RunBatch.stops` mean."""
 _HALTED, _STEP_LIMIT, _ILLEGAL = range(len(STOPS))
 
-# Instructions decoded at once, programs executed in turns, programs decoded before
-# they execute (their records, half a megabyte, are then still in a cache).
-_BLOCK = 16
-_LANES = 8
-_CHUNK = 256
+_BLOCK = 16  # instructions decoded at once
+_LANES = 8  # programs that take turns
+_CHUNK = 64  # programs decoded before they execute: their records are still in a cache then
+_IDLE = 1 << 40  # a lane without a program has more instructions left than this
 
 # Scratch memory of a run: the entries of a program and the indices of a block, a copy of a
 # memory's end, 257 records of zeros. It starts with a cache line, as vectors that straddle
@@ -68,20 +67,20 @@ _CHUNK = 256
 _LINE = 64
 _SCRATCH_SIZE = (
     _LINE
-    + (8 * SLOTS + 4 * _BLOCK)
+    + (4 * SLOTS + 4 * _BLOCK)
     + (MEMORY_SIZE + INSTRUCTION_SIZE * _BLOCK)
     + STATE_SIZE * (SLOTS + 1)
 )
 
-# An entry: bytes 0..3 are the offsets in the state of a, b, dest and echo, bytes 4.. where the
-# results of its operation begin, and two flags on top.
+# An entry: four bytes, the offsets in the state of a, b, dest and echo, and some bits beside them.
 _OFFSET_BITS = 0x1F
 _ADD_OPERAND = (0x20, 0x40, 0x80)  # this offset has operand byte x, y, z added to it
 _ZERO = STATE_SIZE  # as offset of a or b: reads as 0
 _NO_PLACE = 0  # as offset of dest or echo: nothing is written (nothing ever writes PC)
-_RESULTS_SHIFT = 32
-_STOPS = 1 << 62
-_IS_ILLEGAL = 1 << 61
+_REGISTER = FIRST_REGISTER - 1
+# Free bits: no offset has bit 3 before an operand is added.
+_STOPS = 0x08
+_IS_ILLEGAL = 0x0800
 # After the operand is added, this turns the offset of `_ZERO` into 0x80 and leaves
 # the low four bits of all others: what a byte shuffle takes as "zero" and as index.
 _SHUFFLE_ZERO = 0x70
@@ -97,13 +96,15 @@ _NOT_A_REGISTER = 2
 class Tables:
     """An instruction set as arrays.
 
-    `decode`: int64[4096], an entry for each opcode and classes of z, y, x (see above).
-    `results`: uint8[N], the operations' results at `start + (b << 8 | a)`; operations that
-    read no b need 256 bytes, and equal ones share theirs.
+    `decode`: int32[4096], an entry for each opcode and classes of z, y, x (see above).
+    `starts`: int32[256], where in `results` each opcode's begin.
+    `results`: uint8[N], what an operation makes of a and b, at its start + (b << 8 | a);
+    256 of them where no form reads a b, and equal ones are shared.
     `masks`: uint8[16, 16], row d has 255 at byte d, but row 0 nowhere.
     """
 
-    decode: Ints
+    decode: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int32]
     results: Bytes
     masks: Bytes
 
@@ -113,34 +114,22 @@ def tables(isa: InstructionSet) -> Tables:
     """The lookup arrays of an instruction set. Raises ValueError if it has over 63 instructions."""
     if len(isa.instructions) >= _MAX_OPCODES:
         raise ValueError(f"{len(isa.instructions)} instructions, at most {_MAX_OPCODES - 1} fit")
-    register = FIRST_REGISTER - 1
     offsets = {
         Place.ACC: ACC,
-        Place.X: register | _ADD_OPERAND[0],
-        Place.Y: register | _ADD_OPERAND[1],
-        Place.Z: register | _ADD_OPERAND[2],
+        Place.X: _REGISTER | _ADD_OPERAND[0],
+        Place.Y: _REGISTER | _ADD_OPERAND[1],
+        Place.Z: _REGISTER | _ADD_OPERAND[2],
         Place.IMMEDIATE: IR + 1,
     }
-    decode = np.full((_MAX_OPCODES, _CLASSES, _CLASSES, _CLASSES), _STOPS | _IS_ILLEGAL, np.int64)
-    starts: dict[bytes, int] = {}
-    end = 0
+    decode = np.full((_MAX_OPCODES, _CLASSES, _CLASSES, _CLASSES), _STOPS | _IS_ILLEGAL, np.uint32)
     # Immediates come last: where both fit, `InstructionSet.decode` prefers them.
     immediate = (Operand.IMMEDIATE,)
     for instruction, form in sorted(isa.variants, key=lambda v: v[1].operands == immediate):
-        a_values = range(1 if form.a is Place.NOWHERE else 256)
-        b_values = range(1 if form.b is Place.NOWHERE else 256)
-        computed = np.zeros((len(b_values), 256), np.uint8)
-        computed[:, : len(a_values)] = [
-            [instruction.compute(a, b) for a in a_values] for b in b_values
-        ]
-        start = starts.setdefault(computed.tobytes(), end)
-        end += computed.size if start == end else 0
         entry = (
             offsets.get(form.a, _ZERO)
             | offsets.get(form.b, _ZERO) << 8
             | offsets.get(form.dest, _NO_PLACE) << 16
             | offsets.get(form.echo, _NO_PLACE) << 24
-            | start << _RESULTS_SHIFT
             | (_STOPS if instruction.halts else 0)
         )
         if form.operands == immediate:
@@ -148,9 +137,21 @@ def tables(isa: InstructionSet) -> Tables:
         else:
             x, y, z = (int(len(form.operands) > operand) for operand in range(3))
             decode[instruction.opcode, z, y, x] = entry
+    starts = np.zeros(256, np.int32)
+    start_of: dict[bytes, int] = {}
+    end = 0
+    for instruction in isa.instructions:
+        unary = all(form.b is Place.NOWHERE for form in instruction.forms)
+        computed = bytes(
+            instruction.compute(a, b) for b in range(1 if unary else 256) for a in range(256)
+        )
+        starts[instruction.opcode] = start_of.setdefault(computed, end)
+        if starts[instruction.opcode] == end:
+            end += len(computed)
     masks = np.diag(np.full(STATE_SIZE, 255, np.uint8))
     masks[_NO_PLACE] = 0
-    return Tables(decode.ravel(), np.frombuffer(b"".join(starts), np.uint8), masks)
+    results = np.frombuffer(b"".join(start_of), np.uint8)
+    return Tables(decode.ravel().view(np.int32), starts, results, masks)
 
 
 # --- vector operations -------------------------------------------------------------------------
@@ -158,7 +159,6 @@ def tables(isa: InstructionSet) -> Tables:
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _STATE = ir.VectorType(_I8, STATE_SIZE)
 _WORDS = ir.VectorType(_I32, _BLOCK)
-_QUADS = ir.VectorType(_I64, _BLOCK)
 
 
 def _vector_operation(arguments: int, result: Any = types.void) -> Callable[[Any], Any]:
@@ -225,6 +225,11 @@ def _load64(builder: Any, address: Any) -> Any:
 
 
 @_vector_operation(2)
+def _store32(builder: Any, value: Any, address: Any) -> None:
+    _store(builder, builder.trunc(value, _I32), address)
+
+
+@_vector_operation(2)
 def _store64(builder: Any, value: Any, address: Any) -> None:
     _store(builder, value, address)
 
@@ -239,8 +244,8 @@ def _prefetch(builder: Any, address: Any) -> None:
     pointer = _I8.as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
     function = builder.module.declare_intrinsic("llvm.prefetch.p0i8", (), kind)
-    # For reading, into all caches, data.
-    builder.call(function, [builder.inttoptr(address, pointer), _I32(0), _I32(3), _I32(1)])
+    # For reading, soon to be forgotten, data.
+    builder.call(function, [builder.inttoptr(address, pointer), _I32(0), _I32(0), _I32(1)])
 
 
 @_vector_operation(2)
@@ -268,39 +273,61 @@ def _classify(builder: Any, words: Any, indices: Any) -> None:
 def _resolve(builder: Any, words: Any, entries: Any, records: Any, counter: Any, carry: Any) -> Any:
     """Turn 16 instructions and their entries into records that wait to be executed.
 
-    Such a record has PC and IR in place; its upper half is the entry of the instruction
-    *before* it, with the operands added to the offsets: what makes this record from the last.
-    `counter`: the PC of the first; `carry`: the entry before it. Returns the last entry.
+    Such a record has PC and IR in place. Its upper half says what makes it from the record
+    before: that record's entry with the operands added to the offsets, and its instruction.
+    `counter`: the PC of the first. `carry`: its upper half; the one after the last is returned.
     """
-    word = builder.zext(_load(builder, words, _WORDS), _QUADS)
-    counters = builder.add(_splat(builder, counter, _BLOCK), _constant(_QUADS, range(_BLOCK)))
-    most = _constant(_QUADS, [SLOTS - 1] * _BLOCK)
-    counters = builder.select(builder.icmp_unsigned("<", counters, most), counters, most)
-    lower = builder.or_(builder.shl(word, _constant(_QUADS, [8 * IR] * _BLOCK)), counters)
-
-    kind = ir.VectorType(_I8, 8 * _BLOCK)
-    quads = range(_BLOCK)
-    zero = _constant(kind, [0] * 8 * _BLOCK)
+    kind = ir.VectorType(_I8, 4 * _BLOCK)
+    word = _load(builder, words, _WORDS)
     code = builder.bitcast(word, kind)
-    entry = offset = builder.bitcast(_load(builder, entries, _QUADS), kind)
+    entry = offset = builder.bitcast(_load(builder, entries, _WORDS), kind)
+    zero = _constant(kind, [0] * 4 * _BLOCK)
     for operand, flag in enumerate(_ADD_OPERAND):
-        # The operand byte four times, below four zeros.
-        wanted = [
-            8 * q + 1 + operand if byte < 4 else 8 * _BLOCK for q in quads for byte in range(8)
-        ]
-        register = _rearrange(builder, code, zero, wanted)
-        flagged = builder.and_(entry, _constant(kind, [flag] * 8 * _BLOCK))
+        register = _rearrange(
+            builder, code, code, (4 * i + 1 + operand for i in range(_BLOCK) for _ in range(4))
+        )
+        flagged = builder.and_(entry, _constant(kind, [flag] * 4 * _BLOCK))
         adds = builder.icmp_unsigned("!=", flagged, zero)
         offset = builder.select(adds, builder.add(offset, register), offset)
-    offset = builder.and_(offset, _constant(kind, ([_OFFSET_BITS] * 4 + [255] * 4) * _BLOCK))
-    offset = builder.add(offset, _constant(kind, ([_SHUFFLE_ZERO] * 2 + [0] * 6) * _BLOCK))
-    resolved = builder.bitcast(offset, _QUADS)
-    before = _rearrange(
-        builder, resolved, _splat(builder, carry, _BLOCK), [_BLOCK, *range(_BLOCK - 1)]
-    )
-    both = _rearrange(builder, lower, before, (i for q in quads for i in (q, _BLOCK + q)))
-    _store(builder, both, records)
-    return builder.extract_element(resolved, _I32(_BLOCK - 1))
+    offset = builder.and_(offset, _constant(kind, [_OFFSET_BITS] * 4 * _BLOCK))
+    offset = builder.add(offset, _constant(kind, [_SHUFFLE_ZERO, _SHUFFLE_ZERO, 0, 0] * _BLOCK))
+    resolved = builder.bitcast(offset, _WORDS)
+
+    # Four columns of 16 numbers become 16 records. Machines interleave within quarters of
+    # a vector, so instruction 4 j + i goes to place j of quarter i first.
+    order = [4 * j + i for i in range(4) for j in range(4)]
+    ordered = _rearrange(builder, word, word, order)
+    most = _constant(_WORDS, [SLOTS - 1] * _BLOCK)
+    counters = _splat(builder, builder.trunc(counter, _I32), _BLOCK)
+    counters = builder.add(counters, _constant(_WORDS, order))
+    counters = builder.select(builder.icmp_unsigned("<", counters, most), counters, most)
+    ir_at = _constant(_WORDS, [8 * IR] * _BLOCK)
+    columns = [builder.or_(builder.shl(ordered, ir_at), counters), builder.lshr(ordered, ir_at)]
+    for now, first in ((resolved, carry), (word, builder.lshr(carry, _I64(32)))):
+        before = _splat(builder, builder.trunc(first, _I32), _BLOCK)
+        columns.append(_rearrange(builder, now, before, ((i - 1) % (2 * _BLOCK) for i in order)))
+
+    def interleave(first: Any, second: Any, width: int, upper: bool) -> Any:
+        """From each quarter the lower or upper halves, `width` numbers by turns."""
+        indices = [
+            4 * quarter + 2 * upper + width * turn + i + source * _BLOCK
+            for quarter in range(4)
+            for turn in range(2 // width)
+            for source in (0, 1)
+            for i in range(width)
+        ]
+        return _rearrange(builder, first, second, indices)
+
+    at = 0
+    for half in (False, True):
+        lower = interleave(columns[0], columns[1], 1, half)
+        upper = interleave(columns[2], columns[3], 1, half)
+        for part in (False, True):
+            _store(builder, interleave(lower, upper, 2, part), records, at)
+            at += 4 * STATE_SIZE
+    last = _I32(_BLOCK - 1)
+    after = [builder.zext(builder.extract_element(v, last), _I64) for v in (resolved, word)]
+    return builder.or_(after[0], builder.shl(after[1], _I64(32)))
 
 
 _HAS_BYTE_SHUFFLE = llvmlite.binding.get_process_triple().startswith("x86_64")
@@ -315,14 +342,15 @@ def _pick(builder: Any, state: Any, record: Any, entry: Any) -> tuple[Any, Any]:
         kind = ir.FunctionType(_STATE, [_STATE, _STATE])
         name = "llvm.x86.ssse3.pshuf.b.128"
         shuffle = builder.module.declare_intrinsic(name, (), kind)
-        offsets = builder.insert_element(_constant(ir.VectorType(_I64, 2), [0, 0]), entry, _I32(0))
+        nothing = _constant(ir.VectorType(_I32, 4), [0] * 4)
+        offsets = builder.insert_element(nothing, entry, _I32(0))
         picked = builder.call(shuffle, [state, builder.bitcast(offsets, _STATE)])
         pairs = builder.bitcast(picked, ir.VectorType(ir.IntType(16), STATE_SIZE // 2))
         pair = builder.zext(builder.extract_element(pairs, _I32(0)), _I64)
         return pair, _rearrange(builder, picked, picked, [0] * STATE_SIZE)
     found = []
     for shift in (0, 8):
-        offset = builder.lshr(entry, _I64(shift))
+        offset = builder.zext(builder.lshr(entry, _I32(shift)), _I64)
         address = builder.add(record, builder.and_(offset, _I64(STATE_SIZE - 1)))
         zero = builder.icmp_unsigned("!=", builder.and_(offset, _I64(0x80)), _I64(0))
         found.append(builder.select(zero, _I8(0), _load(builder, address, _I8)))
@@ -330,12 +358,14 @@ def _pick(builder: Any, state: Any, record: Any, entry: Any) -> tuple[Any, Any]:
     return builder.or_(builder.shl(b, _I64(8)), a), _splat(builder, found[0], STATE_SIZE)
 
 
-def _step(builder: Any, state: Any, record: Any, results: Any, masks: Any) -> Any:
+def _step(builder: Any, state: Any, record: Any, starts: Any, results: Any, masks: Any) -> Any:
     """Execute what the record after `record` waits for; `state` is `record`. Returns the next."""
-    entry = _load(builder, record, _I64, STATE_SIZE + 8)
+    entry = _load(builder, record, _I32, STATE_SIZE + 8)
+    opcode = builder.zext(_load(builder, record, _I8, STATE_SIZE + 12), _I64)
     waiting = _load(builder, record, _STATE, STATE_SIZE)
     pair, a = _pick(builder, state, record, entry)
-    start = builder.lshr(entry, _I64(_RESULTS_SHIFT))
+    start = _load(builder, builder.add(starts, builder.mul(opcode, _I64(4))), _I32)
+    start = builder.zext(start, _I64)
     result = _load(builder, builder.add(builder.add(results, start), pair), _I8)
 
     def blend(old: Any, new: Any, mask: Any) -> Any:
@@ -343,8 +373,8 @@ def _step(builder: Any, state: Any, record: Any, results: Any, masks: Any) -> An
 
     for shift, value in ((16, _splat(builder, result, STATE_SIZE)), (24, a)):
         # A row of masks has as many bytes as a state, so the offset is scaled by 16.
-        row = builder.lshr(entry, _I64(shift - 4))
-        row = builder.and_(row, _I64(_OFFSET_BITS * STATE_SIZE))
+        row = builder.lshr(entry, _I32(shift - 4))
+        row = builder.zext(builder.and_(row, _I32(_OFFSET_BITS * STATE_SIZE)), _I64)
         state = blend(state, value, _load(builder, builder.add(masks, row), _STATE))
     fetched = (PC, *range(IR, IR + INSTRUCTION_SIZE))
     fetched_mask = [255 if place in fetched else 0 for place in range(STATE_SIZE)]
@@ -353,8 +383,8 @@ def _step(builder: Any, state: Any, record: Any, results: Any, masks: Any) -> An
     return state
 
 
-@_vector_operation(4)
-def _advance(builder: Any, lanes: Any, steps: Any, results: Any, masks: Any) -> None:
+@_vector_operation(5)
+def _advance(builder: Any, lanes: Any, steps: Any, starts: Any, results: Any, masks: Any) -> None:
     """Execute `steps` instructions in each lane; `lanes` holds the addresses of their records."""
     records = [_load(builder, lanes, _I64, 8 * lane) for lane in range(_LANES)]
     # Only what is allocated in the entry block becomes registers.
@@ -366,7 +396,8 @@ def _advance(builder: Any, lanes: Any, steps: Any, results: Any, masks: Any) -> 
         walked = builder.mul(loop.index, _I64(STATE_SIZE))
         for record, state in zip(records, states, strict=True):
             here = builder.add(record, walked)
-            builder.store(_step(builder, builder.load(state), here, results, masks), state)
+            after = _step(builder, builder.load(state), here, starts, results, masks)
+            builder.store(after, state)
     walked = builder.mul(steps, _I64(STATE_SIZE))
     for lane, record in enumerate(records):
         _store(builder, builder.add(record, walked), lanes, 8 * lane)
@@ -385,8 +416,9 @@ def _words(memory: int, first_slot: int, copy: int) -> int:
     """Where 256 - `first_slot` instructions start that may be read in whole blocks."""
     if first_slot == 0:
         return memory
-    for at in range(0, MEMORY_SIZE - INSTRUCTION_SIZE * first_slot, 8):
-        _store64(_load64(memory + INSTRUCTION_SIZE * first_slot + at), copy + at)
+    skipped = INSTRUCTION_SIZE * first_slot
+    for at in range(0, MEMORY_SIZE - skipped, INSTRUCTION_SIZE):
+        _store32(_load32(memory + skipped + at), copy + at)
     return copy
 
 
@@ -403,18 +435,18 @@ def _scan(
         _classify(words + INSTRUCTION_SIZE * block, indices)
         seen = 0
         for i in range(_BLOCK):
-            entry = _load64(decode + 8 * _load32(indices + 4 * i))
-            _store64(entry, entries + 8 * (block + i))
+            entry = _load32(decode + 4 * _load32(indices + 4 * i))
+            _store32(entry, entries + 4 * (block + i))
             seen |= entry
         if seen & _STOPS:
             # Counted without a branch: where in the block it stops cannot be predicted.
             fetched = block + 1
             running = 1
             for i in range(_BLOCK):
-                running &= (_load64(entries + 8 * (block + i)) & _STOPS) == 0
+                running &= (_load32(entries + 4 * (block + i)) & _STOPS) == 0
                 fetched += running
             if fetched <= min(slots, limit):
-                last = _load64(entries + 8 * (fetched - 1))
+                last = _load32(entries + 4 * (fetched - 1))
                 return fetched, _ILLEGAL if last & _IS_ILLEGAL else _HALTED
             break
     return limit, _STEP_LIMIT
@@ -431,7 +463,7 @@ def _decode(words: int, first_slot: int, fetched: int, entries: int, record: int
     for block in range(0, min(fetched, slots), _BLOCK):
         carry = _resolve(
             words + INSTRUCTION_SIZE * block,
-            entries + 8 * block,
+            entries + 4 * block,
             record + STATE_SIZE * (block + 1),
             first_slot + block + 1,
             carry,
@@ -455,36 +487,47 @@ def _execute(
     last: int,
     records: int,
     offsets: Ints,
+    starts: int,
     results: int,
     masks: int,
     lanes: Ints,
     left: Ints,
     idle: int,
 ) -> None:
-    """Execute programs `first` to `last - 1`, whose records are prepared.
+    """Execute until a lane has no program; programs `first` to `last - 1` wait to be run.
 
-    `idle` is the address of 257 records of zeros, where lanes without a program may run.
+    With none waiting, execute until all lanes are through. `lanes` and `left` (addresses of
+    records and the instructions yet to execute) stay as they are between calls; `idle` is the
+    address of 257 records of zeros, where lanes without a program may run.
     """
     waiting = first
-    left[:] = 0
     while True:
-        steps = SLOTS
-        busy = False
-        for lane in range(_LANES):
-            while left[lane] == 0 and waiting < last:
-                lanes[lane] = records + STATE_SIZE * offsets[waiting]
-                left[lane] = offsets[waiting + 1] - offsets[waiting] - 1
-                waiting += 1
-            if left[lane]:
-                steps = min(steps, left[lane])
-                busy = True
-            else:
-                lanes[lane] = idle
-        if not busy:
+        # Which lane is through next cannot be predicted: found without a branch.
+        soonest = left[0] * _LANES
+        for lane in range(1, _LANES):
+            soonest = min(soonest, left[lane] * _LANES + lane)
+        steps, free = soonest // _LANES, soonest % _LANES
+        if steps > _IDLE:
             return
-        _advance(_address(lanes), steps, results, masks)
-        for lane in range(_LANES):
-            left[lane] -= min(steps, left[lane])
+        if first >= last:
+            steps = min(steps, SLOTS)
+            for lane in range(_LANES):
+                if left[lane] > _IDLE:
+                    lanes[lane] = idle
+        if steps:
+            _advance(_address(lanes), steps, starts, results, masks)
+            for lane in range(_LANES):
+                left[lane] -= steps
+        if left[free]:
+            continue
+        if waiting < last:
+            lanes[free] = records + STATE_SIZE * offsets[waiting]
+            left[free] = offsets[waiting + 1] - offsets[waiting] - 1
+            waiting += 1
+        elif first < last:
+            return
+        else:
+            left[free] = 2 * _IDLE
 
 
 @kernel
@@ -492,7 +535,8 @@ def _run(
     memories: Bytes,
     states: Bytes,
     limits: Ints,
-    decode: Ints,
+    decode: npt.NDArray[np.int32],
+    starts: npt.NDArray[np.int32],
     results: Bytes,
     masks: Bytes,
     records: Bytes,
@@ -502,15 +546,16 @@ def _run(
 ) -> bool:
     """Run all programs; False if `records` is too short (16 of them must stay unused)."""
     entries = (_address(scratch) + _LINE - 1) & -_LINE
-    indices = entries + 8 * SLOTS
+    indices = entries + 4 * SLOTS
     copy = indices + 4 * _BLOCK
     idle = copy + MEMORY_SIZE + INSTRUCTION_SIZE * _BLOCK
     lanes = np.empty(_LANES, np.int64)
-    left = np.empty(_LANES, np.int64)
+    left = np.zeros(_LANES, np.int64)
     base = _address(records)
     used = 0
     offsets[0] = 0
-    for first in range(0, len(limits), _CHUNK):
+    # The last round has no programs: it finishes those that still run.
+    for first in range(0, len(limits) + _CHUNK, _CHUNK):
         last = min(first + _CHUNK, len(limits))
         for program in range(first, last):
             memory = _address(memories) + MEMORY_SIZE * program
@@ -538,6 +583,7 @@ def _run(
             last,
             base,
             offsets,
+            _address(starts),
             _address(results),
             _address(masks),
             lanes,
@@ -633,6 +679,7 @@ def _run_batch(
             states,
             limits,
             table.decode,
+            table.starts,
             table.results,
             table.masks,
             records,
