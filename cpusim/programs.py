@@ -15,6 +15,8 @@ on. First states and immediates are fresh; copies and exchanges carry freshness 
 bijection in place keeps it, anything else ends it. Only fresh places are read, and
 when they run out, constants are loaded and moved to registers. The choice never looks at a
 value, so it cannot bias one. A pair of operands is one register twice in one case out of ten.
+In programs of 256 instructions 23 % are LOADI, 14 % POP, and 3.5 % each of the other types,
+shared equally by its forms.
 
 `mixed` takes each program from one or the other, by a coin.
 """
