@@ -13,7 +13,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from bytemodel import checkpoint, cpu
+from bytemodel import checkpoint, cpu, cpu_data
+from bytemodel.cpu_data import evaluation_batches
 from bytemodel.score import score_file
 from bytemodel.train import read_config, read_metrics
 from cli.bgpt import main
@@ -109,7 +110,11 @@ def test_progress_in_a_pipe_is_a_line_a_record_on_stderr(traces: Path, tmp_path:
     assert "\x1b" not in result.stderr
 
 
-def test_programs_are_made_on_the_fly_without_data(tmp_path: Path) -> None:
+def test_programs_are_made_on_the_fly_without_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All the programs that evaluate take a while.
+    monkeypatch.setattr(cpu_data, "evaluation_batches", lambda _: evaluation_batches(2))
     out = tmp_path / "deep" / "run"
     bgpt("train", "cpu", "--out", out, "--preset", "tiny", "--steps", 1, "--no-compile")
     config = read_config(out)
