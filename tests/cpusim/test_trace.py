@@ -43,11 +43,11 @@ def recorded(records: list[bytes]) -> np.ndarray[tuple[int, int], np.dtype[np.ui
 
 
 def traces() -> st.SearchStrategy[Trace]:
-    """Any memory, a possible first state, and 0 to 20 records that are anything."""
+    """Any memory but a shard's first bytes, a possible first state, and 0 to 20 other records."""
     later = st.lists(st.binary(min_size=STATE_SIZE, max_size=STATE_SIZE), max_size=20)
     return st.builds(
         lambda memory, first, rest: Trace(memory, recorded([first, *rest])),
-        memories() | programs(),
+        (memories() | programs()).filter(lambda memory: not memory.startswith(MAGIC)),
         initial_states(),
         later,
     )
@@ -152,8 +152,13 @@ def test_only_pc_and_ir_of_the_first_record_are_restrained() -> None:
 
 @given(st.binary(max_size=100) | st.binary(min_size=1000, max_size=1100))
 def test_any_bytes_at_all_are_a_trace_or_refused(data: bytes) -> None:
-    starts_right = not any(data[MEMORY_SIZE + field] for field in MUST_BE_ZERO if len(data) >= 1040)
-    if len(data) >= 1040 and len(data) % STATE_SIZE == 0 and starts_right:
+    is_trace = (
+        len(data) >= MEMORY_SIZE + STATE_SIZE
+        and len(data) % STATE_SIZE == 0
+        and not any(data[MEMORY_SIZE + field] for field in MUST_BE_ZERO)
+        and not data.startswith(MAGIC)
+    )
+    if is_trace:
         assert parse_trace(data, "t.bin").to_bytes() == data
     else:
         with pytest.raises(UserError, match=r"^t\.bin: "):
