@@ -237,7 +237,7 @@ def train(
     writer = _tensorboard_writer(run) if tensorboard else None
     began = time.monotonic()
     evaluation: dict[str, float] = {}
-    last_log, since_log = began, 0
+    last_log = began
     patches_since_log = 0
 
     def save(elapsed: float) -> None:
@@ -297,7 +297,6 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad()
             step += 1
-            since_log += 1
             patches_since_log += len(batch.targets_N)
 
             if step % config.log_every == 0:
@@ -311,7 +310,7 @@ def train(
                 values["gradient_norm"] = norm.item()
                 values["patches_per_second"] = patches_since_log / (now - last_log)
                 values["learning_rate_scale"] = scale
-                last_log, since_log, patches_since_log = now, 0, 0
+                last_log, patches_since_log = now, 0
                 elapsed = elapsed_before + now - began
                 log("train", values, config.progress(step, elapsed), elapsed)
 
