@@ -47,7 +47,7 @@ def random_model(family: str, seed: int = 0, **changes: int) -> ByteModel:
     """A tiny model with weights so large that what it says varies a lot."""
     values = dataclasses.asdict(PRESETS["tiny"]) | {"family": family} | changes
     if family == "published":
-        values |= {"byte_width": 64, "byte_heads": 2}
+        values |= {"byte_width": 64, "byte_heads": 2, "retrieval": False}
     torch.manual_seed(seed)
     model = ByteModel(ModelConfig.from_dict(values))
     for parameter in model.parameters():
@@ -230,7 +230,7 @@ def test_a_trace_is_verified_alone_as_among_longer_ones() -> None:
 
 
 def test_a_trace_that_the_model_breaks_off_is_a_difference_of_that_kind() -> None:
-    stepper = ByteModelStepper(random_model("local", seed=9))
+    stepper = ByteModelStepper(random_model("local", seed=7))
     start = starts(1)[0]
     ((_, rollout),) = stepper.run([start], [30])
     last = rollout.tokens[-1]
