@@ -107,7 +107,6 @@ def page(
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
         f" script-src 'sha256-{_digest(script)}'"
     )
-    differing = {result.index for result in comparison.differing}
     operands = by_operands(comparison.results)
     forms_reading = {
         values: {name: tally for name, tally in operands.items() if len(tally.reads) == values}
@@ -140,7 +139,7 @@ def page(
         forms_reading=forms_reading,
         policy=policy,
         programs=programs,
-        more_programs=len(differing - {result.index for result in programs}),
+        more_programs=len(comparison.differing) - sum(not result.exact for result in programs),
         script=Markup(script),
         shades=_SHADES,
         sides=_sides(comparison),
