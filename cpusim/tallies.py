@@ -89,7 +89,7 @@ def _executions(
         skipped = int(result.from_step == 1)
         first = result.from_step - 1 + skipped
         states.append(result.case.records[first : result.from_step - 1 + result.checked])
-        wrong.append(result.wrong[skipped:].any(axis=1))
+        wrong.append(np.asarray(result.wrong[skipped:].any(axis=1)))
         if sum(map(len, states)) >= _ROWS_AT_ONCE:
             yield np.concatenate(states), np.concatenate(wrong)
             states, wrong = [], []
