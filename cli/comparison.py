@@ -135,11 +135,11 @@ def _source(result: ProgramResult, difference: Difference, field: int) -> str:
     word = result.case.executed(difference.step)
     if word is None:
         return "(start), nothing changes it"
-    does = "writes" if field in _written(word) else "leaves"
+    does = "writes" if field in written_fields(word) else "leaves"
     return f"{disassemble_word(word)}, which {does} it"
 
 
-def _written(word: bytes) -> set[int]:
+def written_fields(word: bytes) -> set[int]:
     """The fields that an instruction writes."""
     try:
         _, form = ISA.decode(word)
@@ -235,14 +235,15 @@ def summary_lines(comparison: Comparison, what: str) -> Iterator[Text]:
         by_field = Counter(comparison.by_field).most_common()
         worst = [f"{field} {count:,}" for field, count in by_field if count][:6]
         yield _figure("most wrong fields", ", ".join(worst))
-    yield from _caveats(comparison)
+    yield from caveats(comparison)
     if comparison.agree:
         yield Text("they agree", style="bold green")
     else:
         yield Text("they differ", style=render.WRONG)
 
 
-def _caveats(comparison: Comparison) -> Iterator[Text]:
+def caveats(comparison: Comparison) -> Iterator[Text]:
+    """What the figures leave out, a line each."""
     if comparison.left_out:
         yield Text(f"not compared, too short: {_count(len(comparison.left_out), 'program')}")
     reasons = Counter(
