@@ -55,7 +55,7 @@ def debug(
     # Cheap refusals come first: reading the model takes seconds.
     start = load_program(program)
     app = _app()
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not _on_terminal():
         raise UserError(
             "the debugger needs a terminal, and its input or output is none;"
             " `cpusim compare` prints where the two differ"
@@ -69,6 +69,10 @@ def debug(
     screen.run()
     if screen.return_code:  # it has printed what went wrong
         raise click.exceptions.Exit(INTERNAL_ERROR)
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _app() -> type[DebuggerApp]:

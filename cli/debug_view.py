@@ -22,7 +22,6 @@ LISTING_COLUMNS = (("", 2), ("slot", 5), ("", 11))
 """Of the listing: headings and widths in cells."""
 
 _THINKING = "…"
-_NAMED = 2
 _STEP_LIMIT = "step limit"
 _BITS = 8
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -252,25 +251,21 @@ def _executing(debugger: Debugger) -> Text:
 
 def _verdict(debugger: Debugger, answer: Answer | None) -> Text:
     expected, case = debugger.expected, debugger.timeline.case
-    halted = expected is not None and np.array_equal(expected, END)
-    before = ""
-    if halted:
-        before = f"HALTED after {_count(debugger.position, 'step')}: "
-    elif expected is None:
-        before = f"STOPPED, {case.open_because}; --max-steps allows more: "
+    if expected is None:
+        return Text(f"STOPPED, {case.open_because}; --max-steps allows more")
+    halted = np.array_equal(expected, END)
+    before = f"HALTED after {_count(debugger.position, 'step')}: " if halted else ""
     fields = () if answer is None else differing(expected, answer)
     text = f"{'≠ ' if fields else ''}{before}{_compared(expected, answer, fields)}"
     return Text(text, style=render.WRONG if fields else "")
 
 
-def _compared(expected: Tokens | None, answer: Answer | None, fields: tuple[int, ...]) -> str:
+def _compared(expected: Tokens, answer: Answer | None, fields: tuple[int, ...]) -> str:
     if answer is None:
         return f"the model thinks {_THINKING}"
     said = answer.tokens
     if said is None:
         return f"no model: {answer.because}"
-    if expected is None:
-        return "the CPU says no more"
     if answer.because:
         return f"the model has no next state: {answer.because}"
     ends = np.array_equal(expected, END)
@@ -283,10 +278,14 @@ def _compared(expected: Tokens | None, answer: Answer | None, fields: tuple[int,
     if ends:
         word = said[IR : IR + INSTRUCTION_SIZE].astype(np.uint8).tobytes()
         return f"the model goes on with PC {said[PC]}, {render.instruction_text(bytes(IR) + word)}"
-    named = [f"{FIELDS[f]} (CPU {expected[f]}, model {said[f]})" for f in fields[:_NAMED]]
-    more = f" and {len(fields) - _NAMED} more" if len(fields) > _NAMED else ""
-    verb = "differs" if len(fields) == 1 else "differ"
-    return f"{_count(len(fields), 'byte')} {verb}: {', '.join(named)}{more}"
+    first, *others = fields
+    text = f"{FIELDS[first]} (CPU {expected[first]}, model {said[first]})"
+    if others:
+        text += f", {FIELDS[others[0]]} ({expected[others[0]]}, {said[others[0]]})"
+    if len(others) > 1:
+        text += f" and {len(others) - 1} more"
+    verb = "differ" if others else "differs"
+    return f"{_count(len(fields), 'byte')} {verb}: {text}"
 
 
 def trail(debugger: Debugger, lines: int) -> Text:

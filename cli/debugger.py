@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import PurePath
 from threading import Lock
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import events, on, work
@@ -16,6 +16,7 @@ from textual.containers import Horizontal, Vertical
 from textual.coordinate import Coordinate
 from textual.message import Message
 from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.widgets import DataTable, Footer, Input, Static
 from textual.worker import Worker, get_current_worker
 
@@ -110,7 +111,18 @@ class Listing(DataTable[Text]):
             self.post_message(self.Toggled(row))
 
 
-class Strip(Static):
+class Panel(Widget):
+    """Text that is written anew for the size it has: `write(width, height)`."""
+
+    def __init__(self, write: Callable[[int, int], Text], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.write = write
+
+    def render(self) -> Text:
+        return self.write(*self.content_size)
+
+
+class Strip(Panel):
     """The whole run on a line; a click goes there."""
 
     class Clicked(Message):
@@ -122,6 +134,13 @@ class Strip(Static):
 
     def on_click(self, event: events.Click) -> None:
         self.post_message(self.Clicked(event.x - self.styles.padding.left))
+
+
+def _put(table: DataTable[Text], row: int, column: int, cell: Text) -> None:
+    """Write a cell that has changed: to write all costs more than to compare them."""
+    place = Coordinate(row, column)
+    if table.get_cell_at(place) != cell:
+        table.update_cell_at(place, cell)
 
 
 class DebuggerApp(App[None]):
@@ -194,13 +213,14 @@ class DebuggerApp(App[None]):
         self._surveyed: Timeline | None = None
 
     def compose(self) -> ComposeResult:
-        yield Strip(id="strip")
+        debugger = self.debugger
+        yield Strip(lambda width, _: view.strip(debugger, width), id="strip")
         with Horizontal(id="panels"):
             yield Listing(id="listing", cursor_type="row", cell_padding=0)
             yield DataTable[Text](id="states", cursor_type="row", cell_padding=0)
-            yield Static(id="guesses")
-        yield Static(id="trail")
-        yield Static(id="message")
+            yield Panel(lambda width, _: self._guesses(width), id="guesses")
+        yield Panel(lambda _, height: view.trail(debugger, height), id="trail")
+        yield Panel(lambda *_: view.message(debugger, self._answer, self._notice), id="message")
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -241,40 +261,32 @@ class DebuggerApp(App[None]):
             states.add_row(*view.state_row(self.debugger, field, self._answer))
         states.move_cursor(row=chosen)
 
+    def _guesses(self, width: int) -> Text:
+        return view.guesses(self.debugger, self._states.cursor_row, self._answer, width)
+
     def _draw(self) -> None:
-        debugger = self.debugger
-        for slot in range(self._listing.row_count):
-            marks = view.listing_row(debugger, slot)[0]
-            self._listing.update_cell_at(Coordinate(slot, 0), marks)
+        debugger, listing, states = self.debugger, self._listing, self._states
+        for slot in range(listing.row_count):
+            _put(listing, slot, 0, view.listing_row(debugger, slot)[0])
         for field in range(len(FIELDS)):
             for column, cell in enumerate(view.state_row(debugger, field, self._answer)):
-                self._states.update_cell_at(Coordinate(field, column), cell)
-        self._states.border_title = f"step {debugger.position:,} → {debugger.position + 1:,}"
-        self._states.border_subtitle = (
-            f"model free since step {debugger.free.start:,}"
-            if debugger.free
-            else "model follows CPU"
+                _put(states, field, column, cell)
+        states.border_title = f"step {debugger.position:,} → {debugger.position + 1:,}"
+        free = debugger.free
+        states.border_subtitle = (
+            f"model free since step {free.start:,}" if free else "model follows CPU"
         )
-        strip = self.query_one("#strip", Strip)
-        strip.update(view.strip(debugger, strip.content_size.width))
-        trail = self.query_one("#trail", Static)
-        trail.update(view.trail(debugger, max(trail.content_size.height, 2)))
-        self.query_one("#message", Static).update(
-            view.message(debugger, self._answer, self._notice)
-        )
-        self._draw_guesses()
-
-    def _draw_guesses(self) -> None:
-        panel, field = self.query_one("#guesses", Static), self._states.cursor_row
-        panel.border_title = f"{FIELDS[field]}, step {self.debugger.position + 1:,}"
-        panel.update(view.guesses(self.debugger, field, self._answer, panel.content_size.width))
-
-    def on_resize(self) -> None:
-        self.call_after_refresh(self._draw)
+        for panel in self.query(Panel):
+            panel.refresh()
+        self._title_guesses()
 
     @on(DataTable.RowHighlighted, "#states")
-    def choose_field(self) -> None:
-        self._draw_guesses()
+    def _title_guesses(self) -> None:
+        guesses = self.query_one("#guesses", Panel)
+        guesses.border_title = (
+            f"{FIELDS[self._states.cursor_row]}, step {self.debugger.position + 1:,}"
+        )
+        guesses.refresh()
 
     # ---- Asking the model, in a thread
 

@@ -260,7 +260,7 @@ class FreeRun:
             if said.tokens is None:
                 return said
             if not is_state(said.tokens):
-                return Answer(None, f"left to itself, it said no state after step {at:,}")
+                return Answer(None, f"on its own it said no state after step {at:,}")
             state = said.tokens.astype(np.uint8)
             self._states.append(self._with_edits(self.timeline, at + 1, state))
         tick(record)

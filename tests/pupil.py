@@ -60,11 +60,12 @@ class Pupil:
         self.asked.append(len(states))
         said, right = self._say(memory, states)
         places = np.arange(STATE_SIZE)
-        probabilities = np.full((STATE_SIZE, END_TOKEN + 1), 0, np.float32)
+        probabilities = np.zeros((STATE_SIZE, END_TOKEN + 1), np.float32)
         probabilities[places, right] = RIGHT
         probabilities[places, said] = OWN
-        rest = 1 - probabilities.sum(axis=1, keepdims=True)
-        return said, probabilities + rest / (END_TOKEN + 1)
+        others = probabilities == 0
+        rest = (1 - probabilities.sum(axis=1)) / others.sum(axis=1)
+        return said, np.where(others, rest[:, None], probabilities)
 
     def verify(self, cases: Sequence[Case]) -> Iterator[tuple[int, Predictions]]:
         self.passes += 1

@@ -368,7 +368,7 @@ def test_a_free_run_that_says_no_state_is_over() -> None:
     session.toggle_free()
     assert tokens(session.path.answer(3)) == END.tolist()
     over = session.path.answer(6)
-    assert (over.tokens, over.because) == (None, "left to itself, it said no state after step 3")
+    assert (over.tokens, over.because) == (None, "on its own it said no state after step 3")
     assert session.path.state(4) is None
     assert session.path.next_difference(3) is None
 
