@@ -57,7 +57,7 @@ def debug(
     app = _app()
     if not _on_terminal():
         raise UserError(
-            "the debugger needs a terminal, and its input or output is none;"
+            "the debugger needs a terminal, and standard input or error is none;"
             " `cpusim compare` prints where the two differ"
         )
     from bytemodel.cpu import load_stepper, shipped_checkpoint
@@ -72,7 +72,7 @@ def debug(
 
 
 def _on_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    return sys.stdin.isatty() and sys.stderr.isatty()  # Textual draws on standard error
 
 
 def _app() -> type[DebuggerApp]:

@@ -94,7 +94,22 @@ class HelpScreen(ModalScreen[None]):
         self.dismiss()
 
 
-class Listing(DataTable[Text]):
+class Table(DataTable[Text]):
+    """A table of rows in which the keys for columns walk through the run."""
+
+    # Not the app's own keys with priority: those would reach through a question on top.
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("right,space", "app.step", "Step", key_display="→"),
+        Binding("left,backspace", "app.step_back", "Back", key_display="←"),
+        Binding("home", "app.first", "First step", show=False),
+        Binding("end", "app.last", "Last step", show=False),
+    ]
+
+    def __init__(self, name: str) -> None:
+        super().__init__(id=name, cursor_type="row", cell_padding=0)
+
+
+class Listing(Table):
     """The program. A click on the marks at the left toggles a breakpoint."""
 
     class Toggled(Message):
@@ -136,7 +151,7 @@ class Strip(Panel):
         self.post_message(self.Clicked(event.x - self.styles.padding.left))
 
 
-def _put(table: DataTable[Text], row: int, column: int, cell: Text) -> None:
+def _put(table: Table, row: int, column: int, cell: Text) -> None:
     """Write a cell that has changed: to write all costs more than to compare them."""
     place = Coordinate(row, column)
     if table.get_cell_at(place) != cell:
@@ -172,8 +187,6 @@ class DebuggerApp(App[None]):
     EditScreen .dialog { width: 44; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("right,space", "step", "Step", key_display="→", priority=True),
-        Binding("left,backspace", "step_back", "Back", key_display="←", priority=True),
         Binding("d", "difference", "Difference"),
         Binding("c", "run", "Run"),
         Binding("b", "breakpoint", "Breakpoint"),
@@ -183,8 +196,6 @@ class DebuggerApp(App[None]):
         Binding("q", "quit", "Quit"),
         Binding("u", "undo", "Undo", show=False),
         Binding("t", "light", "Light or dark", show=False),
-        Binding("home", "first", "First step", show=False, priority=True),
-        Binding("end", "last", "Last step", show=False, priority=True),
         Binding("ctrl+c", "quit", "Quit", show=False, priority=True),
     ]
 
@@ -208,7 +219,8 @@ class DebuggerApp(App[None]):
     def __init__(self, debugger: Debugger) -> None:
         super().__init__()
         self.debugger = debugger
-        self._notice = "d runs to the model's next mistake, → takes one step, ? explains all"
+        self._notice = ""
+        self._progress = ""
         self._thinking = Lock()
         self._surveyed: Timeline | None = None
 
@@ -216,11 +228,11 @@ class DebuggerApp(App[None]):
         debugger = self.debugger
         yield Strip(lambda width, _: view.strip(debugger, width), id="strip")
         with Horizontal(id="panels"):
-            yield Listing(id="listing", cursor_type="row", cell_padding=0)
-            yield DataTable[Text](id="states", cursor_type="row", cell_padding=0)
+            yield Listing("listing")
+            yield Table("states")
             yield Panel(lambda width, _: self._guesses(width), id="guesses")
         yield Panel(lambda _, height: view.trail(debugger, height), id="trail")
-        yield Panel(lambda *_: view.message(debugger, self._answer, self._notice), id="message")
+        yield Panel(lambda *_: self._message(), id="message")
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -235,7 +247,7 @@ class DebuggerApp(App[None]):
         self._lay_out_states()
         states.move_cursor(row=ACC)
         states.focus()
-        self._arrive()
+        self._arrive("d runs to the model's next mistake, → takes one step, ? explains all")
 
     # ---- Drawing
 
@@ -244,8 +256,8 @@ class DebuggerApp(App[None]):
         return self.query_one("#listing", Listing)
 
     @property
-    def _states(self) -> DataTable[Text]:
-        return self.query_one("#states", DataTable)
+    def _states(self) -> Table:
+        return self.query_one("#states", Table)
 
     @property
     def _answer(self) -> Answer | None:
@@ -260,6 +272,9 @@ class DebuggerApp(App[None]):
         for field in range(len(FIELDS)):
             states.add_row(*view.state_row(self.debugger, field, self._answer))
         states.move_cursor(row=chosen)
+
+    def _message(self) -> Text:
+        return view.message(self.debugger, self._answer, self._progress or self._notice)
 
     def _guesses(self, width: int) -> Text:
         return view.guesses(self.debugger, self._states.cursor_row, self._answer, width)
@@ -290,10 +305,9 @@ class DebuggerApp(App[None]):
 
     # ---- Asking the model, in a thread
 
-    def _arrive(self, notice: str | None = None) -> None:
+    def _arrive(self, notice: str) -> None:
         """Show where the debugger stands, and ask the model if it was not asked there before."""
-        if notice is not None:
-            self._notice = notice
+        self._notice, self._progress = notice, ""
         current = self.debugger.slot or 0
         if current < self._listing.row_count:
             self._listing.move_cursor(row=current)
@@ -346,6 +360,7 @@ class DebuggerApp(App[None]):
 
     @on(Answered)
     def show_answer(self) -> None:
+        self._progress = ""
         self._draw()
         timeline = self.debugger.timeline
         if timeline.known_wrong_steps is None and self._surveyed is not timeline:
@@ -355,7 +370,7 @@ class DebuggerApp(App[None]):
     @on(Progress)
     def show_progress(self, event: Progress) -> None:
         if event.record < self.debugger.position and self.debugger.free:
-            self._notice = f"the model is at step {event.record:,}"
+            self._progress = f"the model is at step {event.record:,}"
             self._draw()
 
     @on(Searched)

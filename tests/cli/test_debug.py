@@ -20,7 +20,7 @@ from bytemodel.config import PRESETS
 from bytemodel.model import ByteModel
 from cli import debug, debug_view
 from cli.cpusim import main
-from cli.debugger import DebuggerApp, EditScreen, HelpScreen, Panel, Strip
+from cli.debugger import DebuggerApp, EditScreen, HelpScreen, Panel, Strip, Table
 from cpusim.assembler import assemble
 from cpusim.debugger import Debugger
 from cpusim.isa import ACC, FIELDS, FIRST_REGISTER, IR, PC, STATE_SIZE
@@ -376,10 +376,15 @@ def test_a_value_that_is_no_byte_is_not_taken_and_escape_changes_nothing() -> No
 
 def test_keys_typed_into_a_question_are_not_commands() -> None:
     async def script(screen: Screen) -> None:
-        await screen.press("e", "right", "end", "space", "d", "q", "home", "left")
-        assert isinstance(screen.app.screen, EditScreen)
-        await screen.press("escape")
-        assert screen.debugger.position == 0
+        await screen.press("right", "right", "right", "e")
+        for key in ("right", "end", "space", "left", "backspace", "home", *"dcbqtfu?"):
+            await screen.press(key)
+            assert isinstance(screen.app.screen, EditScreen)
+            assert screen.debugger.position == 3
+        await screen.press("escape", "question_mark")
+        for key in ("right", "left", "end", "home", "d", "c"):
+            await screen.press(key)
+            assert screen.debugger.position == 3
 
     on_screen(script)
 
@@ -567,7 +572,7 @@ def test_help_fits_a_small_terminal_names_every_key_and_closes() -> None:
         assert len(lines) <= text.region.height
         assert max(map(len, lines)) <= text.region.width
         first_words = {word for line in lines for word in line.split()}
-        for binding in DebuggerApp.BINDINGS:
+        for binding in (*Table.BINDINGS, *DebuggerApp.BINDINGS):
             key = binding.key_display or binding.key.split(",")[0]  # type: ignore[union-attr]
             if key not in ("?", "ctrl+c"):
                 assert {key, key.capitalize()} & first_words, key
