@@ -160,21 +160,22 @@ def _bar(token: int, probability: float, right: int | None, width: int) -> Text:
 
 
 def listing_row(debugger: Debugger, slot: int) -> list[Text]:
-    """A row of the listing: marks, slot, instruction.
-
-    ● a breakpoint, ▶ about to execute, ▷ about to be fetched as the first.
-    """
+    """A row of the listing: marks, slot, instruction."""
     memory = debugger.timeline.case.memory
     word = memory[slot * INSTRUCTION_SIZE : (slot + 1) * INSTRUCTION_SIZE].tobytes()
-    marks = Text("●" if slot in debugger.breakpoints else " ", style=render.WRONG)
-    here = slot == (debugger.record[PC] if debugger.slot is None else debugger.slot)
-    arrow = "▷" if debugger.slot is None else "▶"
-    marks.append(arrow if here else " ", style=render.CHANGED)
     return [
-        marks,
+        marks(debugger, slot),
         Text(f"{slot:>4}", style=render.QUIET),
         render.instruction_text(bytes(IR) + word),
     ]
+
+
+def marks(debugger: Debugger, slot: int) -> Text:
+    """● a breakpoint, ▶ about to execute, ▷ about to be fetched as the first."""
+    marks = Text("●" if slot in debugger.breakpoints else " ", style=render.WRONG)
+    here = slot == (debugger.slot or 0)
+    arrow = "▷" if debugger.slot is None else "▶"
+    return marks.append(arrow if here else " ", style=render.CHANGED)
 
 
 def strip(debugger: Debugger, width: int) -> Text:

@@ -282,7 +282,7 @@ class DebuggerApp(App[None]):
     def _draw(self) -> None:
         debugger, listing, states = self.debugger, self._listing, self._states
         for slot in range(listing.row_count):
-            _put(listing, slot, 0, view.listing_row(debugger, slot)[0])
+            _put(listing, slot, 0, view.marks(debugger, slot))
         for field in range(len(FIELDS)):
             for column, cell in enumerate(view.state_row(debugger, field, self._answer)):
                 _put(states, field, column, cell)
@@ -308,9 +308,7 @@ class DebuggerApp(App[None]):
     def _arrive(self, notice: str) -> None:
         """Show where the debugger stands, and ask the model if it was not asked there before."""
         self._notice, self._progress = notice, ""
-        current = self.debugger.slot or 0
-        if current < self._listing.row_count:
-            self._listing.move_cursor(row=current)
+        self._listing.move_cursor(row=self.debugger.slot or 0)
         self._draw()
         if self._answer is None:
             self._ask(self.debugger.path, self.debugger.position)
@@ -369,16 +367,17 @@ class DebuggerApp(App[None]):
 
     @on(Progress)
     def show_progress(self, event: Progress) -> None:
-        if event.record < self.debugger.position and self.debugger.free:
+        if event.record != self.debugger.position:
             self._progress = f"the model is at step {event.record:,}"
             self._draw()
 
     @on(Searched)
     def go_to_difference(self, event: Searched) -> None:
         debugger = self.debugger
-        if event.path is not debugger.path or event.after != debugger.position:
+        left = event.path is not debugger.path or event.after != debugger.position
+        if left or isinstance(self.screen, EditScreen):  # a value is being set here
             return
-        halt = debugger.run_to(event.found)
+        halt = debugger.run(event.found)
         if halt is Halt.DIFFERENCE:
             self._arrive("the next difference:")
             answer = self._answer
@@ -454,7 +453,9 @@ class DebuggerApp(App[None]):
             return
 
         def set_value(value: int | None) -> None:
-            if value is not None:
+            if value is None:
+                self._arrive("")
+            else:
                 self.debugger.edit(field, value)
                 self._arrive(f"{FIELDS[field]} set to {value}; both go on from here (u undoes it)")
 

@@ -351,12 +351,9 @@ class Debugger:
         """To a record, or to the nearest there is."""
         self.position = min(max(record, 0), self.timeline.last)
 
-    def run(self) -> Halt:
-        """On to the next breakpoint, or to the last record."""
-        return self.run_to(None)
-
-    def run_to(self, difference: int | None) -> Halt:
-        """On to a record behind this one, or to the last; a breakpoint before it stops."""
+    def run(self, difference: int | None = None) -> Halt:
+        """On to the next breakpoint, but no further than the record of a difference behind this
+        one, or than the last."""
         target = self.timeline.last if difference is None else difference
         for record in range(self.position + 1, target + 1):
             if self.timeline.slot(record) in self.breakpoints and record != difference:

@@ -459,6 +459,27 @@ def test_a_search_that_the_user_leaves_moves_nothing() -> None:
     on_screen(script, pupil)
 
 
+@pytest.mark.parametrize("question", ["e", "question_mark"])
+def test_a_search_that_ends_behind_a_question_waits_or_goes_on_as_the_question_needs(
+    question: str,
+) -> None:
+    pupil = Pupil(FAULTS)
+
+    async def script(screen: Screen) -> None:
+        pupil.may_answer.clear()
+        await screen.pilot.press("d", question)
+        await screen.pilot.pause()
+        pupil.may_answer.set()
+        await screen.settle()
+        # What is edited is what was asked about; help hides nothing that could be mistaken.
+        assert screen.debugger.position == (0 if question == "e" else 5)
+        await screen.press("escape")
+        assert screen.row(PC)[3] == ("1" if question == "e" else "6")
+        assert "looking" not in screen.message[0]
+
+    on_screen(script, pupil)
+
+
 def test_quitting_does_not_wait_for_all_that_a_free_run_would_say() -> None:
     pupil = Pupil({2: {D: 1}})
 

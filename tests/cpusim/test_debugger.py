@@ -48,7 +48,7 @@ def visit_all(session: Debugger, tick: Callable[[int], None] = lambda _: None) -
     """The records that one running from difference to difference stops at."""
     found: list[int] = []
     while (at := session.path.next_difference(found[-1] if found else -1, tick)) is not None:
-        assert session.run_to(at) is Halt.DIFFERENCE
+        assert session.run(at) is Halt.DIFFERENCE
         found.append(session.position)
     return found
 
@@ -170,16 +170,16 @@ def test_differences_are_visited_in_turn_by_one_pass() -> None:
     assert visit_all(session) == [2, 5, STEPS]
     assert (session.timeline.wrong_steps(), pupil.passes) == ((3, 6, 9), 1)
     assert pupil.asked == [3, 6, 9]
-    assert session.run_to(None) is Halt.LAST
+    assert session.run() is Halt.LAST
 
 
 def test_a_breakpoint_on_the_way_to_a_difference_stops_first() -> None:
     session = debugger(Pupil({6: {C: 18}}))
     session.breakpoints = {2, 4}
     at = session.path.next_difference(0)
-    assert [session.run_to(at), session.slot] == [Halt.BREAKPOINT, 2]
+    assert [session.run(at), session.slot] == [Halt.BREAKPOINT, 2]
     # The difference is at slot 4, and that is what it is called there.
-    assert [session.run_to(at), session.slot] == [Halt.DIFFERENCE, 4]
+    assert [session.run(at), session.slot] == [Halt.DIFFERENCE, 4]
 
 
 def test_differences_beyond_the_longest_sequence_are_not_known_but_the_last_inside_is() -> None:
@@ -311,7 +311,7 @@ def test_left_to_itself_the_candidate_goes_on_with_its_own_mistake() -> None:
     session = debugger(Pupil({6: {C: 18}}))
     session.toggle_free()
     assert session.path.next_difference(-1) == 5
-    session.run_to(5)
+    session.run(5)
     # MUL B C D of its own C: 7 * 18.
     session.go(6)
     assert tokens(session.path.answer(6))[FIRST_REGISTER + 3] == 126
