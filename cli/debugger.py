@@ -65,13 +65,15 @@ class EditScreen(ModalScreen[int | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Static(self._question)
-            yield Input(str(self._value), max_length=10, compact=True)
+            yield Input(placeholder=str(self._value), max_length=10, compact=True)
             yield Static("Enter sets it, Esc leaves it", id="hint")
 
     @on(Input.Submitted)
     def set_value(self, event: Input.Submitted) -> None:
         value = parse_number(event.value.strip())
-        if value is None or value > 255:
+        if not event.value.strip():
+            self.dismiss(None)
+        elif value is None or value > 255:
             self.query_one("#hint", Static).update(
                 Text("a number from 0 to 255: 200, 0xc8 or 0b11001000", style="bold red")
             )
@@ -184,7 +186,7 @@ class DebuggerApp(App[None]):
     .dialog { width: auto; max-width: 100%; height: auto; max-height: 100%; border: heavy $primary;
               padding: 0 1; background: $surface; }
     .dialog Static { width: auto; }
-    EditScreen .dialog { width: 44; }
+    EditScreen .dialog { width: 52; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "difference", "Difference"),
