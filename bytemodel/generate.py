@@ -101,10 +101,13 @@ class Session:
         *,
         rng: torch.Generator | None = None,
         known_BT: Tensor | None = None,
+        logits: list[Tensor] | None = None,
     ) -> Tensor:
         """The patch that follows, int64 (B, S); `known_BT`: its first bytes, if they are given.
 
         Token 256 inside a patch ends the file, so the rest of the patch is 256 too.
+        `logits`: gets what each byte was chosen from, (B, V) a byte, in their order; nothing for
+        bytes that were given, nor once every stream has ended.
         """
         batch, size = self._conditions.previous_NS.shape
         decoder = self.model.byte_decoder
@@ -120,6 +123,8 @@ class Session:
             fresh_BT = patch_BS[:, :known]
             for place in range(known, size):
                 logits_BTV = decoder(self._conditions.features_NC, fresh_BT, contexts, caches)
+                if logits is not None:
+                    logits.append(logits_BTV[:, -1])
                 token_B = sampling.choose(logits_BTV[:, -1], rng)
                 token_B = token_B.masked_fill(ended_B, PAD)
                 ended_B = token_B == PAD
