@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 
 @click.group(
     cls=CommandGroup,
-    lazy={"compare": "cli.compare:compare"},
+    lazy={
+        "compare": "cli.compare:compare",
+        "inject": "cli.inject:inject",
+        "diagnose": "cli.diagnose:diagnose",
+    },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="cpusim")
