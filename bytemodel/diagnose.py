@@ -20,7 +20,9 @@ Suspects
     - log2 of how many faults of its kind there are (naming it),
     - for each byte that it predicts as it is: that byte's surprisal, about 0 bits,
     - for each byte where it should show and does not: the bits of the model's certainty,
-    - for each impossible byte that it leaves unexplained: `UNEXPLAINED` bits.
+    - for each impossible byte that it leaves unexplained: `UNEXPLAINED` bits; but a blind
+      guess's 8 behind another one in the record: the model, which reads a record byte by
+      byte, has never seen what it predicts those from.
 
     The cheapest is the suspect (minimum description length: Rissanen 1978). If impossible bytes
     remain, the search goes on with what it says taken for granted.
@@ -265,6 +267,14 @@ def _read(case: Case, predictions: Predictions, threshold: float) -> _Reading:
         raise ValueError("a diagnosis needs the probabilities of a model that has them")
     bits = _bits(p_observed[:steps])
     impossible = bits > threshold
+    if (
+        case.ends
+        and steps > 1
+        and not _is_instruction(case.records[-1, IR:FIRST_REGISTER].tobytes())
+    ):
+        # Healthy programs, all that the model knows, have no such instruction to stop at.
+        impossible[-1], bits[-1] = False, 0.0
+    behind = np.cumsum(impossible, axis=1) > 1
     executed = [_executed(case.executed(step)) for step in range(1, steps + 1)]
     return _Reading(
         case,
@@ -274,7 +284,7 @@ def _read(case: Case, predictions: Predictions, threshold: float) -> _Reading:
         _bits(p_best[:steps]),
         np.minimum(_bits(1.0 - p_best[:steps].astype(np.float64)), _MOST_CERTAIN),
         impossible,
-        np.where(impossible, UNEXPLAINED, bits),
+        np.where(impossible, np.where(behind, _ANY_BYTE, UNEXPLAINED), bits),
         np.array([opcode for opcode, _ in executed], np.int64),
         np.array([result for _, result in executed], np.int64),
     )

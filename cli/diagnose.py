@@ -4,6 +4,7 @@ finds faults stands in `bytemodel.diagnose`, how they look in `cli.diagnosis`.""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,12 @@ _TOGETHER = 256
 """Traces diagnosed before their results are printed, in the order given."""
 
 
+def _number(_: click.Context, __: click.Parameter, bits: float | None) -> float | None:
+    if bits is not None and not math.isfinite(bits):
+        raise click.BadParameter("is no number of bits; write one such as 12.5")
+    return bits
+
+
 @click.command()
 @click.argument("traces", nargs=-1, metavar="TRACE|SHARD...", type=FILE, required=True)
 @click.option(
@@ -37,8 +44,9 @@ _TOGETHER = 256
     "--threshold",
     type=click.FloatRange(min=0, min_open=True),
     metavar="BITS",
-    help="Surprisal from which on a byte is impossible. Default: 10 bits, below which no byte of"
-    " clean traces should stay that is less probable than a blind guess (8).",
+    callback=_number,
+    help="Surprisal above which a byte is impossible. Default: 10 bits; a blind guess among 256"
+    " costs 8.",
 )
 @click.option(
     "--show",

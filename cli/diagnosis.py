@@ -200,6 +200,7 @@ def _record_json(record: ImpossibleRecord) -> dict[str, Any]:
 def plot(diagnosis: Diagnosis) -> Figure:
     """The surprisal of every byte: fields over records, and each record's largest above it."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     steps = len(diagnosis.bits)
     ceiling = max(2 * diagnosis.threshold, 1.0)
@@ -211,7 +212,8 @@ def plot(diagnosis: Diagnosis) -> Figure:
     wrong = most > diagnosis.threshold
     upper.plot(numbers[wrong], most[wrong], "o", color="C3", markersize=4, label="impossible")
     upper.axhline(diagnosis.threshold, color="C3", linewidth=0.8, linestyle="--")
-    upper.set(ylabel="most bits a byte", ylim=(0, None), title=_title(diagnosis))
+    upper.set(ylabel="most bits a byte", ylim=(0, None))
+    upper.set_title(_title(diagnosis), parse_math=False)
     image = lower.imshow(
         diagnosis.bits.T,
         aspect="auto",
@@ -223,14 +225,15 @@ def plot(diagnosis: Diagnosis) -> Figure:
     )
     lower.set_yticks(range(len(FIELDS)), FIELDS, fontsize=7)
     lower.set(xlabel="record")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=lower, label="bits", pad=0.01, extend="max")
     return figure
 
 
 def _title(diagnosis: Diagnosis) -> str:
-    if not diagnosis.faulty:
-        return f"{diagnosis.case.name}: healthy"
-    return f"{diagnosis.case.name}: {diagnosis.suspects[0].in_words}"
+    # A file name holds any bytes at all; fonts do not.
+    name = diagnosis.case.name.encode(errors="backslashreplace").decode()
+    return f"{name}: {diagnosis.suspects[0].in_words if diagnosis.faulty else 'healthy'}"
 
 
 def _count(number: int, noun: str) -> str:
