@@ -322,17 +322,29 @@ class _Hypothesis:
 
 
 def _suspects(model: Verifier, reading: _Reading, threshold: float) -> Iterator[Suspect]:
-    for _ in range(_MOST_SUSPECTS):
-        if not reading.impossible.any():
-            return
+    accepted: list[Suspect] = []
+    while reading.impossible.any() and len(accepted) < _MOST_SUSPECTS:
         found = sorted(_hypotheses(reading), key=lambda h: h.suspect.bits)
-        found += _swapped_opcodes(model, reading, threshold, found[0].suspect.bits)
+        found += _swapped_opcodes(model, reading, threshold, accepted, found[0].suspect.bits)
         found.sort(key=lambda h: h.suspect.bits)
         best = found[0]
         if not best.suspect.records:
             return
         yield replace(best.suspect, rivals=tuple(h.suspect for h in found[1:]))
+        accepted.append(best.suspect)
         reading = best.left()
+
+
+def _granted(reading: _Reading, suspect: Suspect) -> _Reading:
+    """Another reading of the trace with an accepted suspect taken for granted in it."""
+    match suspect.fault:
+        case SwappedOpcode():
+            return reading  # it was relabelled, and so is what is made of it
+        case None:
+            name = suspect.instruction
+            return _unknown(reading, ISA.by_name[name].opcode if name else None).left()
+        case fault:
+            return _supposing(reading, fault).left()
 
 
 def _hypotheses(reading: _Reading) -> Iterator[_Hypothesis]:
@@ -494,7 +506,11 @@ def _which(trials: int, hits: int) -> float:
 
 
 def _swapped_opcodes(
-    model: Verifier, reading: _Reading, threshold: float, to_beat: float
+    model: Verifier,
+    reading: _Reading,
+    threshold: float,
+    accepted: Sequence[Suspect],
+    to_beat: float,
 ) -> list[_Hypothesis]:
     """What else the most suspicious opcode may execute as, the model being the judge.
 
@@ -526,6 +542,8 @@ def _swapped_opcodes(
             # The machine stops where it meets an illegal instruction.
             new_reading.cost[-1] = 0.0
             new_reading.impossible[-1] = False
+        for suspect in accepted:
+            new_reading = _granted(new_reading, suspect)
         found.append(_swapped(reading, new_reading, opcode, other))
     return found
 

@@ -257,7 +257,7 @@ def run_faulty(
         memory,
         state,
         max_steps=max_steps,
-        isa=_faulty_table(faults, isa),
+        isa=faulty_table(faults, isa),
         disturb=_disturbance(faults),
     )
 
@@ -279,7 +279,8 @@ def _refuse_contradictions(faults: Sequence[Fault]) -> None:
         known[what] = fault
 
 
-def _faulty_table(faults: Sequence[Fault], isa: InstructionSet) -> InstructionSet:
+def faulty_table(faults: Sequence[Fault], isa: InstructionSet = ISA) -> InstructionSet:
+    """The instruction table of a machine with these faults; stuck bits and flips are not in it."""
     units = {i.name: _faulty_unit(i, faults) for i in isa.instructions}
     decoder = {f.name: f.executes for f in faults if isinstance(f, SwappedOpcode)}
     rows = []
