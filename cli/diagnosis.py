@@ -53,7 +53,7 @@ def report_lines(diagnosis: Diagnosis) -> Iterator[Text]:
 
 def _byte_lines(diagnosis: Diagnosis) -> Iterator[Text]:
     yield Text(
-        f"{'record':>8}  {'after':<14}{'field':<7}{'observed':<11}{'expected':<16}{'bits':>6}",
+        f"{'record':>8}  {'after':<14}{'field':<7}{'observed':<11}{'expected':<18}{'bits':>6}",
         style=render.HEADING,
     )
     rows = [row for record in diagnosis.impossible for row in _rows(record)]
@@ -74,7 +74,7 @@ def _rows(record: ImpossibleRecord) -> Iterator[Text]:
         label = "-" if record.at_end else FIELDS[field]
         line = Text(f"{record.step:>8,}  {after:<14}{label:<7}")
         line.append(f"{shown[0]:<11}", style=render.WRONG)
-        line.append(f"{shown[1]:<16}{record.bits[field]:>6.1f}")
+        line.append(f"{shown[1]:<18}{record.bits[field]:>6.1f}")
         yield line
 
 
