@@ -74,8 +74,8 @@ def inject(
     \b
     Examples:
       cpusim inject examples/divide.s --fault stuck:A.0=1 -o faulty.bin
-      cpusim inject trace.bin --fault flip:B.7@12 --fault off-by-one:INC -o two.bin
-      cpusim inject 'data/test/00000.shard[17]' --fault no-saturation:ADD -o f.bin --json
+      cpusim inject run.bin --fault flip:B.7@12 --fault off-by-one:INC -o two.bin
+      cpusim inject '00000.shard[17]' --fault no-saturation:ADD -o w.bin --json
     """
     chosen = [parse_fault(text) for text in faults]
     refuse_existing(output, force=force)
