@@ -85,14 +85,38 @@ def speed(cpu: dict[str, Any], model: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def diagnosis(result: dict[str, Any]) -> str:
+    """The table of faults found and blamed."""
+    clean, (shortest, longest) = result["clean"], result["lengths"]
+    lines = [
+        f"`cpusim diagnose` with {result['checkpoint']['file']} ({result['dtype']}), a byte above"
+        f" {result['threshold_bits']:g} bits being impossible: {clean['false_alarms']:,} false"
+        f" alarms in {clean['traces']:,} clean traces ({result['distribution']} programs of"
+        f" {shortest} to {longest} instructions).",
+        "",
+        "| fault | faulty traces | detected | blamed | the fault it names gives the very trace |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["kinds"]:
+        shares = [
+            percent(row[what] / row["traces"]) for what in ("detected", "blamed", "reproduced")
+        ]
+        lines.append(f"| {row['kind']} | {row['traces']:,} | {' | '.join(shares)} |")
+    lines += ["", f"Measured on {where(result)}."]
+    return "\n".join(lines)
+
+
 def block() -> str:
     """Everything that stands between the markers."""
     names = ("accuracy", "cpu_speed", "model_speed")
     results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in names}
-    return (
-        f"{accuracy(results['accuracy'])}\n\n"
-        f"{speed(results['cpu_speed'], results['model_speed'])}\n"
-    )
+    parts = [
+        accuracy(results["accuracy"]),
+        speed(results["cpu_speed"], results["model_speed"]),
+    ]
+    if (RESULTS / "diagnosis.json").is_file():
+        parts.append(diagnosis(json.loads((RESULTS / "diagnosis.json").read_text())))
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def _model(source: Path | None, dtype: str) -> Peer:
 def _recording(source: Path | None, _: str) -> Peer:
     if source is None:
         raise UserError("trace: names no file; write trace:FILE")
-    cases = tuple(_recordings(source))
+    cases = tuple(recordings(source))
     text = f"trace:{source}"
     return Peer(text, source, RecordedStepper(text, cases), cases)
 
@@ -125,7 +125,7 @@ def _peer(text: str, dtype: str) -> Peer:
     return _PEERS[kind](Path(source) if source else None, dtype)
 
 
-def _recordings(path: Path) -> Iterator[Case]:
+def recordings(path: Path) -> Iterator[Case]:
     """The trace in a file, one of a packed shard's (`SHARD[17]`), or all of a shard's."""
     from cpusim.trace import is_shard, open_shard
 

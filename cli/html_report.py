@@ -291,6 +291,5 @@ def _words(words: Iterable[npt.NDArray[np.uint8]]) -> dict[str, Any]:
     """By four bytes in hex: the instruction, and the fields that it writes."""
     unique = {word.tobytes() for word in words}
     return {
-        word.hex(): [disassemble_word(word), sorted(view.written_fields(word))]
-        for word in sorted(unique)
+        word.hex(): [disassemble_word(word), sorted(ISA.written(word))] for word in sorted(unique)
     }

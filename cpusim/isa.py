@@ -155,6 +155,19 @@ class InstructionSet:
             raise IllegalEncoding(f"{instruction.name} takes {known} operands, not {count}")
         return instruction, found
 
+    def written(self, word: bytes) -> tuple[int, ...]:
+        """The fields (offsets in a state) that an instruction writes, the last write last.
+
+        Empty for four bytes that are no instruction.
+        """
+        try:
+            _, form = self.decode(word)
+        except IllegalEncoding:
+            return ()
+        operands = zip((Place.X, Place.Y, Place.Z), word[1:], strict=True)
+        fields = {place: FIRST_REGISTER - 1 + byte for place, byte in operands} | {Place.ACC: ACC}
+        return tuple(fields[place] for place in (form.dest, form.echo) if place in fields)
+
 
 class IllegalEncoding(ValueError):
     """Four bytes that are no canonical instruction; the text is the reason."""

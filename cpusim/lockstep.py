@@ -731,7 +731,7 @@ def compare(
     twice. Raises `StepperError` as the candidate does, and if there is no step to check.
     """
     most = candidate.max_records if isinstance(candidate, Bounded) else None
-    every = [_shortened(case, most, candidate.name) for case in cases]
+    every = [shortened(case, most, candidate.name) for case in cases]
     left_out = tuple(case.name for case in every if case.steps < from_step)
     places = [place for place, case in enumerate(every) if case.steps >= from_step]
     usable = [every[place] for place in places]
@@ -766,7 +766,8 @@ def compare(
     )
 
 
-def _shortened(case: Case, most: int | None, name: str) -> Case:
+def shortened(case: Case, most: int | None, name: str) -> Case:
+    """The case as far as a Stepper called `name` can follow it, which is `most` records."""
     if most is None or len(case.records) <= most:
         return case
     return replace(
