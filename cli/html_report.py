@@ -26,7 +26,7 @@ from markupsafe import Markup
 from cli import comparison as view
 from cpusim import __version__
 from cpusim.assembler import disassemble, disassemble_word
-from cpusim.isa import FIELDS, INSTRUCTION_SIZE, IR, Place
+from cpusim.isa import FIELDS, INSTRUCTION_SIZE, IR, ISA, Place
 from cpusim.lockstep import Comparison, Predictions, ProgramResult, Stepper, verify
 from cpusim.tallies import BIN_WIDTH, OperandTally, by_depth, by_operands
 
