@@ -18,17 +18,7 @@ from rich.text import Text
 
 from cli import render
 from cpusim.assembler import disassemble_word
-from cpusim.isa import (
-    ACC,
-    FIELDS,
-    FIRST_REGISTER,
-    INSTRUCTION_SIZE,
-    IR,
-    ISA,
-    PC,
-    IllegalEncoding,
-    Place,
-)
+from cpusim.isa import FIELDS, INSTRUCTION_SIZE, IR, PC, written_fields
 from cpusim.lockstep import Comparison, Difference, Kind, ProgramResult, is_state
 
 Replay = Callable[[ProgramResult], Sequence[str]]
@@ -135,19 +125,8 @@ def _source(result: ProgramResult, difference: Difference, field: int) -> str:
     word = result.case.executed(difference.step)
     if word is None:
         return "(start), nothing changes it"
-    does = "writes" if field in _written(word) else "leaves"
+    does = "writes" if field in written_fields(word) else "leaves"
     return f"{disassemble_word(word)}, which {does} it"
-
-
-def _written(word: bytes) -> set[int]:
-    """The fields that an instruction writes."""
-    try:
-        _, form = ISA.decode(word)
-    except IllegalEncoding:
-        return set()
-    operands = zip((Place.X, Place.Y, Place.Z), word[1:], strict=True)
-    fields = {place: FIRST_REGISTER - 1 + byte for place, byte in operands} | {Place.ACC: ACC}
-    return {fields[place] for place in (form.dest, form.echo) if place in fields}
 
 
 def _token(

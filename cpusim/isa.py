@@ -207,3 +207,23 @@ def _build() -> InstructionSet:
 
 ISA = _build()
 """The CPU's instruction set: 21 types, 43 forms beside HLT."""
+
+
+def read_fields(word: bytes) -> set[int]:
+    """The fields of a state (offsets) that four bytes read as operands; none if illegal."""
+    return _fields(word, lambda form: (form.a, form.b))
+
+
+def written_fields(word: bytes) -> set[int]:
+    """The fields of a state (offsets) that four bytes write; none if illegal."""
+    return _fields(word, lambda form: (form.dest, form.echo))
+
+
+def _fields(word: bytes, places: Callable[[Form], Iterable[Place]]) -> set[int]:
+    try:
+        _, form = ISA.decode(word)
+    except IllegalEncoding:
+        return set()
+    operands = zip((Place.X, Place.Y, Place.Z), word[1:], strict=True)
+    fields = {place: FIRST_REGISTER - 1 + byte for place, byte in operands} | {Place.ACC: ACC}
+    return {fields[place] for place in places(form) if place in fields}

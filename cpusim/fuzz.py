@@ -1,0 +1,328 @@
+"""Fuzzing: search for programs on which a candidate is wrong, and make them small.
+
+Batches of programs (`edges`) are compared with the oracle in one pass each. Every wrong step
+is counted in its bucket (`failures`), and up to three failures of each bucket, as different as
+they come, are shrunk (`shrink`) while the search goes on, many of them in one pass again. What
+is minimal is checked alone, since a model's rounding may depend on what shares its batch,
+and then written to the corpus, whose old failures are replayed before all else.
+
+With the same seed and number of programs everything found is the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+
+from cpusim.assembler import program_slots
+from cpusim.corpus import Corpus, Replays
+from cpusim.edges import BATCH, EDGE_VALUES, edge_programs
+from cpusim.failures import Bucket, Failure, failures, same_failure
+from cpusim.isa import read_fields, written_fields
+from cpusim.loader import Program
+from cpusim.lockstep import (
+    FETCH,
+    Case,
+    Comparison,
+    OracleStepper,
+    Stepper,
+    compare,
+    record,
+)
+from cpusim.shrink import Shrinker
+
+EXAMPLES = 3
+"""Minimal programs kept of each bucket in a run."""
+_ATTEMPTS = 2 * EXAMPLES  # some failures shrink to the same program
+_AT_ONCE = 8  # shrinkers that share a pass
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A failure as it was saved.
+
+    `path`: its trace. `new`: whether this run wrote it. `minimal`: False if there was no time to
+    shrink it to the end. `found`: the program that it was shrunk from; `found_length`: its slots.
+    """
+
+    failure: Failure
+    path: Path
+    new: bool
+    minimal: bool
+    found: str
+    found_length: int
+
+    @property
+    def length(self) -> int:
+        """Instructions, HLT included."""
+        return program_slots(self.failure.case.memory.tobytes())
+
+
+@dataclass
+class Tally:
+    """What was found of one bucket.
+
+    `steps`: wrong steps. `examples`: distinct programs. `unsteady`: failures that did not show
+    again with the program alone.
+    """
+
+    steps: int = 0
+    examples: list[Example] = field(default_factory=list)
+    unsteady: int = 0
+    attempts: int = 0
+    varieties: set[tuple[object, ...]] = field(default_factory=set)
+
+    @property
+    def minimal_length(self) -> int | None:
+        return min((example.length for example in self.examples), default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A program of the corpus, replayed: how it fails now, or None if it no longer does.
+
+    `checked`: False if the oracle makes no claim about any step of it.
+    """
+
+    path: Path
+    failure: Failure | None
+    checked: bool = True
+
+
+@dataclass
+class Report:
+    """What a run found, filled while it goes on. `programs`, `steps`: those of the search."""
+
+    candidate: str
+    seed: int
+    known: list[Known] = field(default_factory=list)
+    programs: int = 0
+    steps: int = 0
+    tallies: dict[Bucket, Tally] = field(default_factory=dict)
+    shrinking: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def wrong_steps(self) -> int:
+        return sum(tally.steps for tally in self.tallies.values())
+
+    @property
+    def failed(self) -> bool:
+        """Whether any program fails, a new one or one of the corpus."""
+        return bool(self.tallies) or any(known.failure for known in self.known)
+
+
+class Listener:
+    """Told how a run goes; by itself it does nothing."""
+
+    def progress(self, report: Report) -> None:
+        """Something was done."""
+
+    def found(self, example: Example) -> None:
+        """A failure was shrunk and saved."""
+
+
+def fuzz(
+    candidate: Stepper,
+    corpus: Corpus,
+    *,
+    seed: int,
+    replays: Replays,
+    programs: int | None = None,
+    seconds: float | None = None,
+    listener: Listener | None = None,
+) -> Report:
+    """Replay a corpus, then search until `programs` or `seconds` are reached.
+
+    What was found by then is shrunk to the end. Ctrl-C ends the run: failures are then saved
+    as far as they have been shrunk, and so they are if the candidate raises an error, which
+    passes. Raises `UserError` if the corpus cannot be written.
+    """
+    run = _Run(candidate, corpus, replays, Report(candidate.name, seed), listener or Listener())
+    try:
+        run.replay()
+        run.search(programs, seconds)
+    except KeyboardInterrupt:
+        run.report.interrupted = True
+    finally:
+        run.save_unfinished()
+    return run.report
+
+
+@dataclass
+class _Shrinking:
+    shrinker: Shrinker
+    found: str
+    found_length: int
+
+
+class _Run:
+    def __init__(
+        self,
+        candidate: Stepper,
+        corpus: Corpus,
+        replays: Replays,
+        report: Report,
+        listener: Listener,
+    ) -> None:
+        self.report = report
+        self._candidate = candidate
+        self._corpus = corpus
+        self._replays = replays
+        self._listener = listener
+        self._queue: deque[_Shrinking] = deque()
+        self._begun = monotonic()
+
+    def replay(self) -> None:
+        """How each program of the corpus does now."""
+        if not self._corpus.known:
+            return
+        cases = record(OracleStepper(), [case for _, case in self._corpus.known])
+        checked = [place for place, case in enumerate(cases) if case.steps]
+        found: dict[int, Failure | None] = {}
+        if checked:
+            comparison = compare(
+                [cases[place] for place in checked], self._candidate, progress=self._tick
+            )
+            for result in comparison.results:
+                found[checked[result.index]] = next(iter(failures(result)), None)
+        self.report.known = [
+            Known(path, found.get(place), place in found)
+            for place, (path, _) in enumerate(self._corpus.known)
+        ]
+
+    def search(self, programs: int | None, seconds: float | None) -> None:
+        """Search and shrink by turns; at last only shrink."""
+        report = self.report
+        searching = True
+        while searching or self._queue:
+            if searching:
+                left = BATCH if programs is None else min(BATCH, programs - report.programs)
+                self._search_batch(report.programs // BATCH, left)
+                searching = programs is None or report.programs < programs
+                if seconds is not None and monotonic() - self._begun >= seconds:
+                    searching = False
+            self._shrink()
+
+    def _search_batch(self, batch: int, count: int) -> None:
+        drawn = edge_programs(self.report.seed, batch)
+        comparison = self._compare(
+            Case(
+                f"seed {self.report.seed}, program {batch * BATCH + row}",
+                drawn.memories[row],
+                drawn.states[row][None],
+            )
+            for row in range(count)
+        )
+        self.report.programs += count
+        self.report.steps += comparison.instructions
+        found = [failure for result in comparison.results for failure in failures(result)]
+        for failure in found:
+            self.report.tallies.setdefault(failure.bucket, Tally()).steps += 1
+        # What shows when running free is sooner shrunk.
+        for failure in sorted(found, key=lambda failure: not failure.free_running):
+            self._consider(failure)
+
+    def _consider(self, failure: Failure) -> None:
+        """Shrink a failure if its bucket wants another example, and it is unlike the others."""
+        tally = self.report.tallies[failure.bucket]
+        waiting = sum(s.shrinker.best.bucket == failure.bucket for s in self._queue)
+        variety = _variety(failure)
+        if (
+            len(tally.examples) + waiting < EXAMPLES
+            and tally.attempts < _ATTEMPTS
+            and variety not in tally.varieties
+        ):
+            tally.varieties.add(variety)
+            tally.attempts += 1
+            length = program_slots(failure.case.memory.tobytes())
+            self._queue.append(_Shrinking(Shrinker(failure), failure.case.name, length))
+            self.report.shrinking = len(self._queue)
+
+    def _shrink(self) -> None:
+        """One pass for the failures that have waited longest."""
+        some = [self._queue[place] for place in range(min(_AT_ONCE, len(self._queue)))]
+        asked = [program for one in some for program in one.shrinker.batch]
+        if asked:
+            results = iter(self._compare(map(_start, asked)).results)
+            for one in some:
+                bucket = one.shrinker.best.bucket
+                one.shrinker.take([same_failure(next(results), bucket) for _ in one.shrinker.batch])
+        for one in some:
+            if one.shrinker.finished:
+                self._finish(one)
+                self._queue.remove(one)
+                self.report.shrinking = len(self._queue)
+
+    def _finish(self, done: _Shrinking) -> None:
+        """Save the simplest failure that shows with its program alone."""
+        for failure in reversed(done.shrinker.trail):
+            (result,) = self._compare([_start(failure.program)]).results
+            alone = same_failure(result, failure.bucket)
+            if alone is not None and alone.free_running >= failure.free_running:
+                self._save(alone, done, minimal=failure is done.shrinker.best)
+                return
+        self.report.tallies[done.shrinker.best.bucket].unsteady += 1
+
+    def save_unfinished(self) -> None:
+        """Save what is still being shrunk as it is."""
+        while self._queue:
+            self._save(self._queue[0].shrinker.best, self._queue[0], minimal=False)
+            self._queue.popleft()
+
+    def _save(self, failure: Failure, source: _Shrinking, *, minimal: bool) -> None:
+        tally = self.report.tallies[failure.bucket]
+        path = self._corpus.path(failure)
+        if path in [example.path for example in tally.examples]:
+            return
+        size = f"{source.found_length:,} instruction{'s' if source.found_length != 1 else ''}"
+        story = [f"{self._candidate.name}, {source.found}, shrunk from {size}"]
+        if not minimal:
+            story.append("not shrunk to the end")
+        if not failure.free_running:
+            story.append("not its first mistake: it shows when put back on the CPU's trace")
+        new = self._corpus.add(failure, story, self._replays)
+        example = Example(failure, path, new, minimal, source.found, source.found_length)
+        tally.examples.append(example)
+        self._listener.found(example)
+
+    def _compare(self, starts: Iterable[Case]) -> Comparison:
+        cases = record(OracleStepper(), list(starts))
+        comparison = compare(cases, self._candidate, progress=self._tick)
+        self._tick(0)
+        return comparison
+
+    def _tick(self, _: int) -> None:
+        self.report.seconds = monotonic() - self._begun
+        self._listener.progress(self.report)
+
+
+def _start(program: Program) -> Case:
+    state = np.frombuffer(program.state, np.uint8)
+    return Case("program", np.frombuffer(program.memory, np.uint8), state[None])
+
+
+def _variety(failure: Failure) -> tuple[object, ...]:
+    """What makes failures of a bucket unlike one another, so that both deserve to be shrunk.
+
+    Where in memory, for a fetch or an end; else the values read, as far as they are edge values,
+    whether a register serves twice, and whether the result is 0 or 255.
+    """
+    word = failure.case.executed(failure.step)
+    if word is None or failure.bucket.form == FETCH or not read_fields(word):
+        return (failure.step // 64,)
+    before = failure.case.records[failure.step - 1]
+    values = [int(before[place]) for place in sorted(read_fields(word))]
+    operands = [byte for byte in word[1:] if byte]
+    results = [int(failure.expected[place]) for place in written_fields(word)]
+    return (
+        *(value if value in EDGE_VALUES else None for value in values),
+        len(set(operands)) < len(operands),
+        any(result in (0, 255) for result in results),
+    )

@@ -1,0 +1,295 @@
+"""Shrinking: from a program that fails to a minimal one that still fails in the same way.
+
+"In the same way" is a bucket (see `failures`). The shrinker asks nothing itself: it proposes
+batches of simpler programs and is told how each of them fails, so that a model answers many
+programs, of many shrinkers, in one parallel pass. That, and the shortcuts below, is why this is
+no job for Hypothesis, which asks about one example at a time and knows no CPU.
+
+What is simpler stands in `cost`: fewer slots; then fewer instructions that do something,
+fewer values to start from, lower registers, lower values. The shrinker moves to the simplest
+proposal that still fails in the same way and starts again, until none is left:
+
+- *Cut*: drop the instructions before and behind the failure. The values that the dropped
+  ones would have computed become the initial state, so that the failing instruction sees what
+  it saw, and a failure that depends on it alone is down to one instruction and HLT at once.
+- *Fill*: put instructions that do nothing where instructions cannot go, because the failure
+  depends on the slot or on the number of steps.
+- *Delete* chunks, from one half down to single instructions (delta debugging: Zeller and
+  Hildebrandt 2002, "Simplifying and Isolating Failure-Inducing Input").
+- *Rename* registers to A, B, C; make operands equal; lower them, constants and initial values.
+
+A failure that comes first in its program, which thus shows when the candidate runs free,
+is never given up for one that shows only when it is put back on the trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from cpusim.assembler import assemble, program_slots
+from cpusim.failures import Failure
+from cpusim.isa import (
+    ACC,
+    FIRST_REGISTER,
+    INSTRUCTION_SIZE,
+    IR,
+    ISA,
+    MEMORY_SIZE,
+    PC,
+    REGISTERS,
+    STATE_SIZE,
+    Operand,
+    read_fields,
+)
+from cpusim.loader import Program
+
+FILLER = assemble("MOV A A")[:INSTRUCTION_SIZE]
+"""An instruction that changes nothing."""
+
+HALT = bytes(INSTRUCTION_SIZE)
+_FIRST_BATCH, _LARGEST_BATCH = 8, 64
+"""The simplest proposals often do: a small batch comes first."""
+
+Words = list[bytes]
+T = TypeVar("T")
+_Questions = Generator[Sequence[Program], None, T]
+"""Yields batches, whose outcomes are known when it goes on."""
+_VALUE_FIELDS = (ACC, *range(FIRST_REGISTER, STATE_SIZE))
+
+
+class Shrinker:
+    """Shrinks one failure: ask `batch`, answer with `take`, until `finished`.
+
+    `trail`: the failures on the way, each simpler than the one before; the last is the best.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        self.trail = [failure]
+        self._known: dict[Program, Failure | None] = {failure.program: failure}
+        self._search = self._rounds()
+        self.batch: Sequence[Program] = next(self._search, ())
+
+    @property
+    def best(self) -> Failure:
+        return self.trail[-1]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing simpler fails in the same way."""
+        return not self.batch
+
+    def take(self, outcomes: Sequence[Failure | None]) -> None:
+        """How the programs of `batch` fail: for each the failure of the same bucket, or None."""
+        self._known.update(zip(self.batch, outcomes, strict=True))
+        self.batch = next(self._search, ())
+
+    def _rounds(self) -> _Questions[None]:
+        simplest = None
+        while simplest is not self.best:
+            simplest = self.best
+            yield from self._improve(_cut)
+            yield from self._improve(_filled_up)
+            yield from self._sweep(len(_words(self.best.program)) - 1, _fill)
+            yield from self._sweep(len(_words(self.best.program)) - 1, _delete)
+            yield from self._improve(_rename)
+            yield from self._improve(_only_read)
+            yield from self._sweep(len(_VALUE_FIELDS), _clear)
+            yield from self._improve(_lower)
+
+    def _improve(self, propose: Callable[[Failure], Iterable[Program]]) -> _Questions[None]:
+        """Move to the simplest proposal that fails alike, again and again."""
+        while True:
+            most = cost(self.best.program)
+            costs = {program: cost(program) for program in propose(self.best)}
+            waiting = sorted((p for p in costs if costs[p] < most), key=lambda p: costs[p])
+            size, found = _FIRST_BATCH, False
+            while waiting and not found:
+                found = yield from self._move(waiting[:size])
+                waiting, size = waiting[size:], 2 * size
+            if not found:
+                return
+
+    def _sweep(
+        self, parts: int, without: Callable[[Program, frozenset[int]], Program]
+    ) -> _Questions[None]:
+        """Delta debugging: do without as many parts as can be.
+
+        Chunks of a size are tried alone; then as many of the dispensable ones together as go.
+        """
+        base = self.best.program
+        gone: frozenset[int] = frozenset()
+        size = parts
+        while size:
+            starts = range(0, parts, size)
+            chunks = [frozenset(range(n, min(n + size, parts))) - gone for n in starts]
+            alone = [without(base, gone | chunk) for chunk in chunks]
+            yield from self._ask(alone)
+            chunks = [c for c, p in zip(chunks, alone, strict=True) if c and self._alike(p)]
+            while chunks:
+                heads = [len(chunks) >> k for k in range(len(chunks).bit_length())]
+                unions = {n: gone.union(*chunks[:n]) for n in heads}
+                yield from self._ask([without(base, union) for union in unions.values()])
+                fits = next((n for n in heads if self._alike(without(base, unions[n]))), 0)
+                if fits:
+                    gone = unions[fits]
+                    yield from self._move([without(base, gone)])
+                chunks = chunks[max(fits, 1) :]
+            size //= 2
+
+    def _move(self, programs: Sequence[Program]) -> _Questions[bool]:
+        """Make the simplest of the programs that fail alike the best, if it is simpler."""
+        yield from self._ask(programs)
+        alike = [p for p in programs if self._alike(p) and cost(p) < cost(self.best.program)]
+        if alike:
+            best = min(alike, key=lambda p: (not self._failure(p).free_running, cost(p)))
+            self.trail.append(self._failure(best))
+        return bool(alike)
+
+    def _ask(self, programs: Iterable[Program]) -> _Questions[None]:
+        waiting = [p for p in dict.fromkeys(programs) if p not in self._known]
+        for first in range(0, len(waiting), _LARGEST_BATCH):
+            yield waiting[first : first + _LARGEST_BATCH]
+
+    def _failure(self, program: Program) -> Failure:
+        failure = self._known[program]
+        assert failure is not None
+        return failure
+
+    def _alike(self, program: Program) -> bool:
+        failure = self._known[program]
+        return failure is not None and failure.free_running >= self.best.free_running
+
+
+def cost(program: Program) -> tuple[int, int, int, int, int, bytes, bytes]:
+    """How complicated a program is; no two programs cost the same."""
+    words = _words(program)
+    return (
+        len(words),
+        sum(word != FILLER for word in words),
+        sum(map(bool, program.state)),
+        sum(sum(word[1:]) for word in words),
+        sum(program.state),
+        program.memory,
+        program.state,
+    )
+
+
+def _words(program: Program) -> Words:
+    """The instructions up to the last that is not HLT, and one HLT."""
+    end = program_slots(program.memory) * INSTRUCTION_SIZE
+    return [program.memory[at : at + INSTRUCTION_SIZE] for at in range(0, end, INSTRUCTION_SIZE)]
+
+
+def _program(words: Iterable[bytes], state: bytes) -> Program:
+    return Program(b"".join(words).ljust(MEMORY_SIZE, b"\0"), state)
+
+
+def _cut(failure: Failure) -> Iterator[Program]:
+    """The failing step without what comes before it, or behind it."""
+    words, step = _words(failure.program), failure.step
+    for first in [0, *_before(step)]:
+        state = _state_before(failure, first)
+        if state is None:
+            continue
+        # Step k shows the fetch of word k - 1, after the execution of word k - 2.
+        for end in (step - 1, step, len(words)):
+            yield _program(words[first:end], state)
+
+
+def _filled_up(failure: Failure) -> Iterator[Program]:
+    """Instructions that do nothing instead of those before the failure."""
+    words = _words(failure.program)
+    for count in _before(failure.step):
+        state = _state_before(failure, count)
+        if state is not None:
+            yield _program([FILLER] * count + words[count:], state)
+
+
+def _fill(program: Program, gone: frozenset[int]) -> Program:
+    words = [FILLER if n in gone else word for n, word in enumerate(_words(program))]
+    return _program(words, program.state)
+
+
+def _delete(program: Program, gone: frozenset[int]) -> Program:
+    kept = [word for n, word in enumerate(_words(program)) if n not in gone]
+    return _program(kept, program.state)
+
+
+def _clear(program: Program, gone: frozenset[int]) -> Program:
+    return Program(program.memory, _with(program.state, {_VALUE_FIELDS[n]: 0 for n in gone}))
+
+
+def _before(step: int) -> list[int]:
+    """Numbers of instructions to spare before a step, from all of them in growing strides."""
+    return [step - 1] + [step - 1 - (1 << k) for k in range(step.bit_length()) if 1 << k < step]
+
+
+def _state_before(failure: Failure, slot: int) -> bytes | None:
+    """An initial state with the values from before the instruction in `slot` executed."""
+    records = failure.case.records
+    if slot + 1 >= len(records):
+        return None
+    state = bytearray(records[slot + 1].tobytes())
+    state[PC] = 0
+    state[IR : IR + INSTRUCTION_SIZE] = HALT
+    return bytes(state)
+
+
+def _rename(failure: Failure) -> Iterator[Program]:
+    """Registers called A, B, C in the order in which they first occur, their values with them."""
+    words, state = _words(failure.program), failure.program.state
+    live = [word for word in words if word != FILLER]
+    order = dict.fromkeys(word[at] for word in live for at in _register_bytes(word))
+    every = [*order, *(n for n in range(1, len(REGISTERS) + 1) if n not in order)]
+    names = {old: new for new, old in enumerate(every, 1)}
+    renamed = [word if word == FILLER else _with_registers(word, names.get) for word in words]
+    registers = bytes(state[FIRST_REGISTER - 1 + old] for old in every)
+    yield _program(renamed, state[:FIRST_REGISTER] + registers)
+
+
+def _only_read(failure: Failure) -> Iterator[Program]:
+    """No values to start from but those that the failing instruction reads."""
+    words, state = _words(failure.program), failure.program.state
+    read = read_fields(failure.case.executed(failure.step) or HALT)
+    yield _program(words, _with(state, {field: 0 for field in _VALUE_FIELDS if field not in read}))
+
+
+def _lower(failure: Failure) -> Iterator[Program]:
+    """Lower registers, constants and initial values."""
+    words, state = _words(failure.program), failure.program.state
+    for field in _VALUE_FIELDS:
+        for value in _lower_values(state[field]):
+            yield _program(words, _with(state, {field: value}))
+    for slot, word in enumerate(words):
+        if word == FILLER:
+            continue
+        places = _register_bytes(word)
+        options = [(at, n) for at in places for n in range(1, word[at])]
+        if not places:  # a constant, if anything
+            options = [(1, value) for value in _lower_values(word[1])]
+        for at, value in options:
+            changed = _with(word, {at: value})
+            yield _program([*words[:slot], changed, *words[slot + 1 :]], state)
+
+
+def _lower_values(value: int) -> set[int]:
+    """Values below: 0, 1, and those that lead to any lower one in few steps."""
+    return {n for n in (0, 1, *(value - (1 << k) for k in range(8))) if 0 <= n < value}
+
+
+def _register_bytes(word: bytes) -> list[int]:
+    """Which bytes of an instruction name registers."""
+    _, form = ISA.decode(word)
+    return [at for at, kind in enumerate(form.operands, 1) if kind is Operand.REGISTER]
+
+
+def _with_registers(word: bytes, name: Callable[[int], int | None]) -> bytes:
+    return _with(word, {at: name(word[at]) or 0 for at in _register_bytes(word)})
+
+
+def _with(data: bytes, changes: dict[int, int]) -> bytes:
+    changed = bytearray(data)
+    for at, value in changes.items():
+        changed[at] = value
+    return bytes(changed)
