@@ -148,7 +148,8 @@ def fuzz(
             replays=commands,
             programs=count,
             seconds=None if minutes is None else minutes * 60,
-            listener=display,
+            progress=display.progress,
+            found=display.found,
         )
     if as_json:
         click.echo(json.dumps(_as_json(report, out), indent=2))

@@ -153,8 +153,9 @@ def _differs(flags: Flags, axis: int) -> Flags:
     """Which flags differ from a neighbour along an axis."""
     steps = np.diff(flags, axis=axis)
     none = np.zeros_like(flags.take([0], axis=axis))
-    before = np.concatenate([none, steps], axis=axis)
-    return before | np.concatenate([steps, none], axis=axis)
+    differs: Flags = np.concatenate([none, steps], axis=axis)
+    differs |= np.concatenate([steps, none], axis=axis)
+    return differs
 
 
 def _plan(a: Place, b: Place) -> list[int]:

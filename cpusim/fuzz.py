@@ -12,7 +12,7 @@ With the same seed and number of programs everything found is the same.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -118,16 +118,6 @@ class Report:
         return bool(self.tallies) or any(known.failure for known in self.known)
 
 
-class Listener:
-    """Told how a run goes; by itself it does nothing."""
-
-    def progress(self, report: Report) -> None:
-        """Something was done."""
-
-    def found(self, example: Example) -> None:
-        """A failure was shrunk and saved."""
-
-
 def fuzz(
     candidate: Stepper,
     corpus: Corpus,
@@ -136,15 +126,18 @@ def fuzz(
     replays: Replays,
     programs: int | None = None,
     seconds: float | None = None,
-    listener: Listener | None = None,
+    progress: Callable[[Report], None] = lambda _: None,
+    found: Callable[[Example], None] = lambda _: None,
 ) -> Report:
     """Replay a corpus, then search until `programs` or `seconds` are reached.
+
+    `progress` is called whenever something was done, `found` with each failure saved.
 
     What was found by then is shrunk to the end. Ctrl-C ends the run: failures are then saved
     as far as they have been shrunk, and so they are if the candidate raises an error, which
     passes. Raises `UserError` if the corpus cannot be written.
     """
-    run = _Run(candidate, corpus, replays, Report(candidate.name, seed), listener or Listener())
+    run = _Run(candidate, corpus, replays, Report(candidate.name, seed), progress, found)
     try:
         run.replay()
         run.search(programs, seconds)
@@ -169,13 +162,15 @@ class _Run:
         corpus: Corpus,
         replays: Replays,
         report: Report,
-        listener: Listener,
+        progress: Callable[[Report], None],
+        found: Callable[[Example], None],
     ) -> None:
         self.report = report
         self._candidate = candidate
         self._corpus = corpus
         self._replays = replays
-        self._listener = listener
+        self._progress = progress
+        self._found = found
         self._queue: deque[_Shrinking] = deque()
         self._begun = monotonic()
 
@@ -282,15 +277,14 @@ class _Run:
         if path in [example.path for example in tally.examples]:
             return
         size = f"{source.found_length:,} instruction{'s' if source.found_length != 1 else ''}"
-        story = [f"{self._candidate.name}, {source.found}, shrunk from {size}"]
-        if not minimal:
-            story.append("not shrunk to the end")
+        done = "nothing simpler fails in the same way" if minimal else "not shrunk to the end"
+        story = [self._candidate.name, f"found in {source.found}, of {size}; {done}"]
         if not failure.free_running:
             story.append("not its first mistake: it shows when put back on the CPU's trace")
         new = self._corpus.add(failure, story, self._replays)
         example = Example(failure, path, new, minimal, source.found, source.found_length)
         tally.examples.append(example)
-        self._listener.found(example)
+        self._found(example)
 
     def _compare(self, starts: Iterable[Case]) -> Comparison:
         cases = record(OracleStepper(), list(starts))
@@ -300,7 +294,7 @@ class _Run:
 
     def _tick(self, _: int) -> None:
         self.report.seconds = monotonic() - self._begun
-        self._listener.progress(self.report)
+        self._progress(self.report)
 
 
 def _start(program: Program) -> Case:
