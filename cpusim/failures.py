@@ -1,8 +1,7 @@
 """Wrong steps of a comparison, sorted into buckets: when two programs fail in the same way.
 
-A *failure* is one wrong step of one program (steps are numbered as in `lockstep`). Two failures
-are *the same* if their buckets are equal, and a bucket is a form and a field, found by the
-first of these rules that applies to the wrong tokens of the step:
+A *failure* is one wrong step of one program (steps are numbered as in `lockstep`). Its bucket
+is a form and a field, found by the first of these rules that applies to its wrong tokens:
 
 1. The candidate had no next state: the form executed, `NOTHING`.
 2. The trace should have ended, and it goes on: the form executed (HLT), `END`.
@@ -12,9 +11,13 @@ first of these rules that applies to the wrong tokens of the step:
 6. PC is wrong: `fetch`, `PC`. 7. The instruction register is wrong: `fetch`, `IR`.
 
 So a step is in one bucket, named after the first mistake of the instruction that executed, and
-only if that one is right after the fetch. Which registers the operands name, and which
-values they hold, is no part of it. Step 1 follows the initial state, where no instruction has
-executed: its form is `fetch`.
+only if that one is right after the fetch. Step 1 follows the initial state, where no
+instruction has executed: its form is `fetch`.
+
+Two failures are *of the same way* if they are in the same bucket, and, for a wrong result
+(rule 4) of two operands (all binary forms but SWAP), both results or neither should have been 0
+or 255, and both second operands or neither are 0. Without this a wrong quotient would shrink
+to a division by 0, if that is wrong too. What else the operands are does not matter.
 """
 
 from __future__ import annotations
@@ -25,7 +28,15 @@ from functools import cached_property
 
 import numpy as np
 
-from cpusim.isa import ACC, FIRST_REGISTER, PC, written_fields
+from cpusim.isa import (
+    ACC,
+    FIRST_REGISTER,
+    ISA,
+    PC,
+    Place,
+    place_field,
+    written_fields,
+)
 from cpusim.loader import Program
 from cpusim.lockstep import (
     END_TOKEN,
@@ -86,6 +97,20 @@ class Failure:
         return Program(self.case.memory.tobytes(), self.case.records[0].tobytes())
 
     @property
+    def way(self) -> tuple[Bucket, bool, bool]:
+        """Equal for failures of the same way (see the module's text)."""
+        word = self.case.executed(self.step)
+        if word is None or self.bucket.field not in (Field.ACC, Field.TARGET):
+            return self.bucket, False, False
+        _, form = ISA.decode(word)
+        result, second = place_field(word, form.dest), place_field(word, form.b)
+        wrong = self.expected != self.predicted
+        if result is None or second is None or form.echo is not Place.NOWHERE or not wrong[result]:
+            return self.bucket, False, False
+        before = self.case.records[self.step - 1]
+        return self.bucket, int(self.expected[result]) in (0, 255), not before[second]
+
+    @property
     def expected(self) -> Tokens:
         """What the reference says at `step`: int16 [16]."""
         return self.case.expected(self.step)
@@ -104,9 +129,9 @@ def failures(result: ProgramResult) -> list[Failure]:
     return found
 
 
-def same_failure(result: ProgramResult, bucket: Bucket) -> Failure | None:
-    """A program's failure of this bucket: the free-running one, or else the earliest."""
-    alike = [failure for failure in failures(result) if failure.bucket == bucket]
+def same_failure(result: ProgramResult, like: Failure) -> Failure | None:
+    """A program's failure of the same way: the free-running one, or else the earliest."""
+    alike = [failure for failure in failures(result) if failure.way == like.way]
     return max(alike, key=lambda failure: failure.free_running, default=None)
 
 

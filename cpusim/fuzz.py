@@ -1,17 +1,18 @@
 """Fuzzing: search for programs on which a candidate is wrong, and make them small.
 
 Batches of programs (`edges`) are compared with the oracle in one pass each. Every wrong step
-is counted in its bucket (`failures`), and up to three failures of each bucket, as different as
-they come, are shrunk (`shrink`) while the search goes on, many of them in one pass again. What
-is minimal is checked alone, since a model's rounding may depend on what shares its batch,
-and then written to the corpus, whose old failures are replayed before all else.
+is counted in its bucket (`failures`). Failures of each bucket, as different as they come, are
+shrunk (`shrink`) until there are three minimal programs, while the search goes on, and
+many of them in one pass again. What is minimal is checked alone, since a model's rounding may
+depend on what shares its batch, and then written to the corpus, whose old failures are
+replayed before all else.
 
 With the same seed and number of programs everything found is the same.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,7 @@ from cpusim.shrink import Shrinker
 
 EXAMPLES = 3
 """Minimal programs kept of each bucket in a run."""
-_ATTEMPTS = 2 * EXAMPLES  # some failures shrink to the same program
+_ATTEMPTS = 16  # failures shrunk for them: some lead to the same program
 _AT_ONCE = 8  # shrinkers that share a pass
 
 
@@ -75,7 +76,8 @@ class Tally:
     examples: list[Example] = field(default_factory=list)
     unsteady: int = 0
     attempts: int = 0
-    varieties: set[tuple[object, ...]] = field(default_factory=set)
+    waiting: dict[tuple[object, ...], Failure | None] = field(default_factory=dict)
+    """By variety: a failure still to be shrunk, or None once it has its turn."""
 
     @property
     def minimal_length(self) -> int | None:
@@ -204,6 +206,7 @@ class _Run:
                 if seconds is not None and monotonic() - self._begun >= seconds:
                     searching = False
             self._shrink()
+            self._choose()
 
     def _search_batch(self, batch: int, count: int) -> None:
         drawn = edge_programs(self.report.seed, batch)
@@ -222,23 +225,23 @@ class _Run:
             self.report.tallies.setdefault(failure.bucket, Tally()).steps += 1
         # What shows when running free is sooner shrunk.
         for failure in sorted(found, key=lambda failure: not failure.free_running):
-            self._consider(failure)
+            self.report.tallies[failure.bucket].waiting.setdefault(_variety(failure), failure)
 
-    def _consider(self, failure: Failure) -> None:
-        """Shrink a failure if its bucket wants another example, and it is unlike the others."""
-        tally = self.report.tallies[failure.bucket]
-        waiting = sum(s.shrinker.best.bucket == failure.bucket for s in self._queue)
-        variety = _variety(failure)
-        if (
-            len(tally.examples) + waiting < EXAMPLES
-            and tally.attempts < _ATTEMPTS
-            and variety not in tally.varieties
-        ):
-            tally.varieties.add(variety)
-            tally.attempts += 1
-            length = program_slots(failure.case.memory.tobytes())
-            self._queue.append(_Shrinking(Shrinker(failure), failure.case.name, length))
-            self.report.shrinking = len(self._queue)
+    def _choose(self) -> None:
+        """Give failures of the buckets that want more examples to shrinkers."""
+        shrinking = Counter(one.shrinker.best.bucket for one in self._queue)
+        for bucket, tally in self.report.tallies.items():
+            wanted = min(
+                EXAMPLES - len(tally.examples) - shrinking[bucket], _ATTEMPTS - tally.attempts
+            )
+            unlike = [item for item in tally.waiting.items() if item[1] is not None]
+            for variety, failure in unlike[: max(wanted, 0)]:
+                assert failure is not None
+                tally.waiting[variety] = None
+                tally.attempts += 1
+                length = program_slots(failure.case.memory.tobytes())
+                self._queue.append(_Shrinking(Shrinker(failure), failure.case.name, length))
+        self.report.shrinking = len(self._queue)
 
     def _shrink(self) -> None:
         """One pass for the failures that have waited longest."""
@@ -247,19 +250,18 @@ class _Run:
         if asked:
             results = iter(self._compare(map(_start, asked)).results)
             for one in some:
-                bucket = one.shrinker.best.bucket
-                one.shrinker.take([same_failure(next(results), bucket) for _ in one.shrinker.batch])
+                best = one.shrinker.best
+                one.shrinker.take([same_failure(next(results), best) for _ in one.shrinker.batch])
         for one in some:
             if one.shrinker.finished:
                 self._finish(one)
                 self._queue.remove(one)
-                self.report.shrinking = len(self._queue)
 
     def _finish(self, done: _Shrinking) -> None:
         """Save the simplest failure that shows with its program alone."""
         for failure in reversed(done.shrinker.trail):
             (result,) = self._compare([_start(failure.program)]).results
-            alone = same_failure(result, failure.bucket)
+            alone = same_failure(result, failure)
             if alone is not None and alone.free_running >= failure.free_running:
                 self._save(alone, done, minimal=failure is done.shrinker.best)
                 return

@@ -209,6 +209,14 @@ ISA = _build()
 """The CPU's instruction set: 21 types, 43 forms beside HLT."""
 
 
+def place_field(word: bytes, place: Place) -> int | None:
+    """The field of a state (its offset) that a place is in an instruction, if it is one."""
+    if place is Place.ACC:
+        return ACC
+    operands = dict(zip((Place.X, Place.Y, Place.Z), word[1:], strict=True))
+    return FIRST_REGISTER - 1 + operands[place] if place in operands else None
+
+
 def read_fields(word: bytes) -> set[int]:
     """The fields of a state (offsets) that four bytes read as operands; none if illegal."""
     return _fields(word, lambda form: (form.a, form.b))
@@ -224,6 +232,4 @@ def _fields(word: bytes, places: Callable[[Form], Iterable[Place]]) -> set[int]:
         _, form = ISA.decode(word)
     except IllegalEncoding:
         return set()
-    operands = zip((Place.X, Place.Y, Place.Z), word[1:], strict=True)
-    fields = {place: FIRST_REGISTER - 1 + byte for place, byte in operands} | {Place.ACC: ACC}
-    return {fields[place] for place in places(form) if place in fields}
+    return {field for place in places(form) if (field := place_field(word, place)) is not None}

@@ -1,6 +1,6 @@
 """Shrinking: from a program that fails to a minimal one that still fails in the same way.
 
-"In the same way" is a bucket (see `failures`). The shrinker asks nothing itself: it proposes
+What "in the same way" means stands in `failures`. The shrinker asks nothing itself: it proposes
 batches of simpler programs and is told how each of them fails, so that a model answers many
 programs, of many shrinkers, in one parallel pass. That, and the shortcuts below, is why this is
 no job for Hypothesis, which asks about one example at a time and knows no CPU.
@@ -80,7 +80,7 @@ class Shrinker:
         return not self.batch
 
     def take(self, outcomes: Sequence[Failure | None]) -> None:
-        """How the programs of `batch` fail: for each the failure of the same bucket, or None."""
+        """How the programs of `batch` fail: for each its `same_failure`, or None."""
         self._known.update(zip(self.batch, outcomes, strict=True))
         self.batch = next(self._search, ())
 
@@ -237,15 +237,28 @@ def _state_before(failure: Failure, slot: int) -> bytes | None:
 
 
 def _rename(failure: Failure) -> Iterator[Program]:
-    """Registers called A, B, C in the order in which they first occur, their values with them."""
+    """Registers called A, B, C in the order in which they first occur, or two of them one."""
     words, state = _words(failure.program), failure.program.state
     live = [word for word in words if word != FILLER]
-    order = dict.fromkeys(word[at] for word in live for at in _register_bytes(word))
-    every = [*order, *(n for n in range(1, len(REGISTERS) + 1) if n not in order)]
-    names = {old: new for new, old in enumerate(every, 1)}
-    renamed = [word if word == FILLER else _with_registers(word, names.get) for word in words]
-    registers = bytes(state[FIRST_REGISTER - 1 + old] for old in every)
-    yield _program(renamed, state[:FIRST_REGISTER] + registers)
+    used = list(dict.fromkeys(word[at] for word in live for at in _register_bytes(word)))
+    order = [*used, *(n for n in range(1, len(REGISTERS) + 1) if n not in used)]
+    values = bytes(state[FIRST_REGISTER - 1 + old] for old in order)
+    names = {old: new for new, old in enumerate(order, 1)}
+    yield _program(_renamed(words, names), state[:FIRST_REGISTER] + values)
+    for old in used:
+        for new in range(1, old):
+            fields = FIRST_REGISTER - 1 + old, FIRST_REGISTER - 1 + new
+            merged = _with(state, {fields[0]: 0, fields[1]: state[fields[0]]})
+            yield _program(_renamed(words, {old: new}), merged)
+
+
+def _renamed(words: Words, names: dict[int, int]) -> Words:
+    return [
+        word
+        if word == FILLER
+        else _with(word, {at: names.get(word[at], word[at]) for at in _register_bytes(word)})
+        for word in words
+    ]
 
 
 def _only_read(failure: Failure) -> Iterator[Program]:
@@ -282,10 +295,6 @@ def _register_bytes(word: bytes) -> list[int]:
     """Which bytes of an instruction name registers."""
     _, form = ISA.decode(word)
     return [at for at, kind in enumerate(form.operands, 1) if kind is Operand.REGISTER]
-
-
-def _with_registers(word: bytes, name: Callable[[int], int | None]) -> bytes:
-    return _with(word, {at: name(word[at]) or 0 for at in _register_bytes(word)})
 
 
 def _with(data: bytes, changes: dict[int, int]) -> bytes:
