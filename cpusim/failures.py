@@ -129,12 +129,6 @@ def failures(result: ProgramResult) -> list[Failure]:
     return found
 
 
-def same_failure(result: ProgramResult, like: Failure) -> Failure | None:
-    """A program's failure of the same way: the free-running one, or else the earliest."""
-    alike = [failure for failure in failures(result) if failure.way == like.way]
-    return max(alike, key=lambda failure: failure.free_running, default=None)
-
-
 def _bucket(case: Case, step: int, said: Tokens) -> Bucket:
     expected, word = case.expected(step), case.executed(step)
     wrong = {int(field) for field in np.flatnonzero(said != expected)}

@@ -23,7 +23,7 @@ import numpy as np
 from cpusim.assembler import program_slots
 from cpusim.corpus import Corpus, Replays
 from cpusim.edges import BATCH, EDGE_VALUES, edge_programs
-from cpusim.failures import Bucket, Failure, failures, same_failure
+from cpusim.failures import Bucket, Failure, failures
 from cpusim.isa import read_fields, written_fields
 from cpusim.loader import Program
 from cpusim.lockstep import (
@@ -33,6 +33,7 @@ from cpusim.lockstep import (
     OracleStepper,
     Stepper,
     compare,
+    form_name,
     record,
 )
 from cpusim.shrink import Shrinker
@@ -250,8 +251,7 @@ class _Run:
         if asked:
             results = iter(self._compare(map(_start, asked)).results)
             for one in some:
-                best = one.shrinker.best
-                one.shrinker.take([same_failure(next(results), best) for _ in one.shrinker.batch])
+                one.shrinker.take([failures(next(results)) for _ in one.shrinker.batch])
         for one in some:
             if one.shrinker.finished:
                 self._finish(one)
@@ -261,10 +261,14 @@ class _Run:
         """Save the simplest failure that shows with its program alone."""
         for failure in reversed(done.shrinker.trail):
             (result,) = self._compare([_start(failure.program)]).results
-            alone = same_failure(result, failure)
-            if alone is not None and alone.free_running >= failure.free_running:
-                self._save(alone, done, minimal=failure is done.shrinker.best)
-                return
+            for alone in failures(result):
+                if (alone.way, alone.step, alone.free_running) == (
+                    failure.way,
+                    failure.step,
+                    failure.free_running,
+                ):
+                    self._save(alone, done, minimal=failure is done.shrinker.best)
+                    return
         self.report.tallies[done.shrinker.best.bucket].unsteady += 1
 
     def save_unfinished(self) -> None:
@@ -307,12 +311,12 @@ def _start(program: Program) -> Case:
 def _variety(failure: Failure) -> tuple[object, ...]:
     """What makes failures of a bucket unlike one another, so that both deserve to be shrunk.
 
-    Where in memory, for a fetch or an end; else the values read, as far as they are edge values,
-    whether a register serves twice, and whether the result is 0 or 255.
+    Where in memory and after which form, for a fetch or an end; else the values read, as far as
+    they are edge values, whether a register serves twice, and whether the result is 0 or 255.
     """
     word = failure.case.executed(failure.step)
     if word is None or failure.bucket.form == FETCH or not read_fields(word):
-        return (failure.step // 64,)
+        return failure.step // 64, form_name(word)
     before = failure.case.records[failure.step - 1]
     values = [int(before[place]) for place in sorted(read_fields(word))]
     operands = [byte for byte in word[1:] if byte]

@@ -1,6 +1,7 @@
 """Shrinking: from a program that fails to a minimal one that still fails in the same way.
 
-What "in the same way" means stands in `failures`. The shrinker asks nothing itself: it proposes
+What "in the same way" means stands in `failures`; besides, it must be the step that failed
+before, wherever it now is in the program. The shrinker asks nothing itself: it proposes
 batches of simpler programs and is told how each of them fails, so that a model answers many
 programs, of many shrinkers, in one parallel pass. That, and the shortcuts below, is why this is
 no job for Hypothesis, which asks about one example at a time and knows no CPU.
@@ -52,6 +53,8 @@ _FIRST_BATCH, _LARGEST_BATCH = 8, 64
 """The simplest proposals often do: a small batch comes first."""
 
 Words = list[bytes]
+Proposal = tuple[Program, int]
+"""A program, and the step of it that ought to fail."""
 T = TypeVar("T")
 _Questions = Generator[Sequence[Program], None, T]
 """Yields batches, whose outcomes are known when it goes on."""
@@ -66,7 +69,7 @@ class Shrinker:
 
     def __init__(self, failure: Failure) -> None:
         self.trail = [failure]
-        self._known: dict[Program, Failure | None] = {failure.program: failure}
+        self._known: dict[Program, list[Failure]] = {failure.program: [failure]}
         self._search = self._rounds()
         self.batch: Sequence[Program] = next(self._search, ())
 
@@ -79,9 +82,10 @@ class Shrinker:
         """Whether nothing simpler fails in the same way."""
         return not self.batch
 
-    def take(self, outcomes: Sequence[Failure | None]) -> None:
-        """How the programs of `batch` fail: for each its `same_failure`, or None."""
-        self._known.update(zip(self.batch, outcomes, strict=True))
+    def take(self, outcomes: Sequence[Sequence[Failure]]) -> None:
+        """Go on, given the failures of each program in `batch`."""
+        for program, outcome in zip(self.batch, outcomes, strict=True):
+            self._known[program] = [f for f in outcome if f.way == self.best.way]
         self.batch = next(self._search, ())
 
     def _rounds(self) -> _Questions[None]:
@@ -97,12 +101,12 @@ class Shrinker:
             yield from self._sweep(len(_VALUE_FIELDS), _clear)
             yield from self._improve(_lower)
 
-    def _improve(self, propose: Callable[[Failure], Iterable[Program]]) -> _Questions[None]:
+    def _improve(self, propose: Callable[[Failure], Iterable[Proposal]]) -> _Questions[None]:
         """Move to the simplest proposal that fails alike, again and again."""
         while True:
             most = cost(self.best.program)
-            costs = {program: cost(program) for program in propose(self.best)}
-            waiting = sorted((p for p in costs if costs[p] < most), key=lambda p: costs[p])
+            costs = {proposal: cost(proposal[0]) for proposal in propose(self.best)}
+            waiting = sorted((p for p in costs if costs[p] < most), key=lambda p: (costs[p], p[1]))
             size, found = _FIRST_BATCH, False
             while waiting and not found:
                 found = yield from self._move(waiting[:size])
@@ -111,13 +115,13 @@ class Shrinker:
                 return
 
     def _sweep(
-        self, parts: int, without: Callable[[Program, frozenset[int]], Program]
+        self, parts: int, without: Callable[[Failure, frozenset[int]], Proposal]
     ) -> _Questions[None]:
         """Delta debugging: do without as many parts as can be.
 
         Chunks of a size are tried alone; then as many of the dispensable ones together as go.
         """
-        base = self.best.program
+        base = self.best
         gone: frozenset[int] = frozenset()
         size = parts
         while size:
@@ -129,36 +133,37 @@ class Shrinker:
             while chunks:
                 heads = [len(chunks) >> k for k in range(len(chunks).bit_length())]
                 unions = {n: gone.union(*chunks[:n]) for n in heads}
-                yield from self._ask([without(base, union) for union in unions.values()])
-                fits = next((n for n in heads if self._alike(without(base, unions[n]))), 0)
+                together = {n: without(base, union) for n, union in unions.items()}
+                yield from self._ask(together.values())
+                fits = next((n for n in heads if self._alike(together[n])), 0)
                 if fits:
                     gone = unions[fits]
-                    yield from self._move([without(base, gone)])
+                    yield from self._move([together[fits]])
                 chunks = chunks[max(fits, 1) :]
             size //= 2
 
-    def _move(self, programs: Sequence[Program]) -> _Questions[bool]:
-        """Make the simplest of the programs that fail alike the best, if it is simpler."""
-        yield from self._ask(programs)
-        alike = [p for p in programs if self._alike(p) and cost(p) < cost(self.best.program)]
+    def _move(self, proposals: Sequence[Proposal]) -> _Questions[bool]:
+        """Make the simplest of the proposals that fail alike the best, if it is simpler."""
+        yield from self._ask(proposals)
+        most = cost(self.best.program)
+        alike = [failure for p in proposals if cost(p[0]) < most and (failure := self._alike(p))]
         if alike:
-            best = min(alike, key=lambda p: (not self._failure(p).free_running, cost(p)))
-            self.trail.append(self._failure(best))
+            self.trail.append(min(alike, key=lambda f: (not f.free_running, cost(f.program))))
         return bool(alike)
 
-    def _ask(self, programs: Iterable[Program]) -> _Questions[None]:
-        waiting = [p for p in dict.fromkeys(programs) if p not in self._known]
+    def _ask(self, proposals: Iterable[Proposal]) -> _Questions[None]:
+        programs = dict.fromkeys(program for program, _ in proposals)
+        waiting = [program for program in programs if program not in self._known]
         for first in range(0, len(waiting), _LARGEST_BATCH):
             yield waiting[first : first + _LARGEST_BATCH]
 
-    def _failure(self, program: Program) -> Failure:
-        failure = self._known[program]
-        assert failure is not None
-        return failure
-
-    def _alike(self, program: Program) -> bool:
-        failure = self._known[program]
-        return failure is not None and failure.free_running >= self.best.free_running
+    def _alike(self, proposal: Proposal) -> Failure | None:
+        """How a proposal, whose outcome is known, fails like the best; None if it does not."""
+        program, step = proposal
+        for failure in self._known[program]:
+            if failure.step == step and failure.free_running >= self.best.free_running:
+                return failure
+        return None
 
 
 def cost(program: Program) -> tuple[int, int, int, int, int, bytes, bytes]:
@@ -185,7 +190,7 @@ def _program(words: Iterable[bytes], state: bytes) -> Program:
     return Program(b"".join(words).ljust(MEMORY_SIZE, b"\0"), state)
 
 
-def _cut(failure: Failure) -> Iterator[Program]:
+def _cut(failure: Failure) -> Iterator[Proposal]:
     """The failing step without what comes before it, or behind it."""
     words, step = _words(failure.program), failure.step
     for first in [0, *_before(step)]:
@@ -194,30 +199,32 @@ def _cut(failure: Failure) -> Iterator[Program]:
             continue
         # Step k shows the fetch of word k - 1, after the execution of word k - 2.
         for end in (step - 1, step, len(words)):
-            yield _program(words[first:end], state)
+            yield _program(words[first:end], state), step - first
 
 
-def _filled_up(failure: Failure) -> Iterator[Program]:
+def _filled_up(failure: Failure) -> Iterator[Proposal]:
     """Instructions that do nothing instead of those before the failure."""
     words = _words(failure.program)
     for count in _before(failure.step):
         state = _state_before(failure, count)
         if state is not None:
-            yield _program([FILLER] * count + words[count:], state)
+            yield _program([FILLER] * count + words[count:], state), failure.step
 
 
-def _fill(program: Program, gone: frozenset[int]) -> Program:
-    words = [FILLER if n in gone else word for n, word in enumerate(_words(program))]
-    return _program(words, program.state)
+def _fill(failure: Failure, gone: frozenset[int]) -> Proposal:
+    words = [FILLER if n in gone else word for n, word in enumerate(_words(failure.program))]
+    return _program(words, failure.program.state), failure.step
 
 
-def _delete(program: Program, gone: frozenset[int]) -> Program:
-    kept = [word for n, word in enumerate(_words(program)) if n not in gone]
-    return _program(kept, program.state)
+def _delete(failure: Failure, gone: frozenset[int]) -> Proposal:
+    kept = [word for n, word in enumerate(_words(failure.program)) if n not in gone]
+    before = sum(n < failure.step - 1 for n in gone)
+    return _program(kept, failure.program.state), failure.step - before
 
 
-def _clear(program: Program, gone: frozenset[int]) -> Program:
-    return Program(program.memory, _with(program.state, {_VALUE_FIELDS[n]: 0 for n in gone}))
+def _clear(failure: Failure, gone: frozenset[int]) -> Proposal:
+    state = _with(failure.program.state, {_VALUE_FIELDS[n]: 0 for n in gone})
+    return Program(failure.program.memory, state), failure.step
 
 
 def _before(step: int) -> list[int]:
@@ -236,7 +243,7 @@ def _state_before(failure: Failure, slot: int) -> bytes | None:
     return bytes(state)
 
 
-def _rename(failure: Failure) -> Iterator[Program]:
+def _rename(failure: Failure) -> Iterator[Proposal]:
     """Registers called A, B, C in the order in which they first occur, or two of them one."""
     words, state = _words(failure.program), failure.program.state
     live = [word for word in words if word != FILLER]
@@ -244,12 +251,12 @@ def _rename(failure: Failure) -> Iterator[Program]:
     order = [*used, *(n for n in range(1, len(REGISTERS) + 1) if n not in used)]
     values = bytes(state[FIRST_REGISTER - 1 + old] for old in order)
     names = {old: new for new, old in enumerate(order, 1)}
-    yield _program(_renamed(words, names), state[:FIRST_REGISTER] + values)
+    yield _program(_renamed(words, names), state[:FIRST_REGISTER] + values), failure.step
     for old in used:
         for new in range(1, old):
             fields = FIRST_REGISTER - 1 + old, FIRST_REGISTER - 1 + new
             merged = _with(state, {fields[0]: 0, fields[1]: state[fields[0]]})
-            yield _program(_renamed(words, {old: new}), merged)
+            yield _program(_renamed(words, {old: new}), merged), failure.step
 
 
 def _renamed(words: Words, names: dict[int, int]) -> Words:
@@ -261,19 +268,20 @@ def _renamed(words: Words, names: dict[int, int]) -> Words:
     ]
 
 
-def _only_read(failure: Failure) -> Iterator[Program]:
+def _only_read(failure: Failure) -> Iterator[Proposal]:
     """No values to start from but those that the failing instruction reads."""
     words, state = _words(failure.program), failure.program.state
     read = read_fields(failure.case.executed(failure.step) or HALT)
-    yield _program(words, _with(state, {field: 0 for field in _VALUE_FIELDS if field not in read}))
+    others = {field: 0 for field in _VALUE_FIELDS if field not in read}
+    yield _program(words, _with(state, others)), failure.step
 
 
-def _lower(failure: Failure) -> Iterator[Program]:
+def _lower(failure: Failure) -> Iterator[Proposal]:
     """Lower registers, constants and initial values."""
     words, state = _words(failure.program), failure.program.state
     for field in _VALUE_FIELDS:
         for value in _lower_values(state[field]):
-            yield _program(words, _with(state, {field: value}))
+            yield _program(words, _with(state, {field: value})), failure.step
     for slot, word in enumerate(words):
         if word == FILLER:
             continue
@@ -283,7 +291,7 @@ def _lower(failure: Failure) -> Iterator[Program]:
             options = [(1, value) for value in _lower_values(word[1])]
         for at, value in options:
             changed = _with(word, {at: value})
-            yield _program([*words[:slot], changed, *words[slot + 1 :]], state)
+            yield _program([*words[:slot], changed, *words[slot + 1 :]], state), failure.step
 
 
 def _lower_values(value: int) -> set[int]:

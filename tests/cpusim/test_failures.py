@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cpusim.failures import Bucket, Field, failures, same_failure
+from cpusim.failures import Bucket, Field, failures
 from cpusim.isa import ACC, IR, PC
 from cpusim.lockstep import END, END_TOKEN, Bytes, Tokens
 from tests.cpusim.planted import NOTHING, Fault, Planted, place, results
@@ -94,18 +94,3 @@ def test_failures_of_the_same_way_share_bucket_saturation_and_a_second_operand_o
     assert large == nothing
     assert len({plain, large, zero, swapped}) == 4
     assert len({*ways(("SWAP B\nHLT", [255, 0, 0]), ("SWAP C\nHLT", [1, 0, 0, 4])), swapped}) == 1
-
-
-def test_of_the_failures_of_one_way_the_free_running_one_is_meant() -> None:
-    faulty = Planted((changed(2, A), changed(4, A), changed(5, A)))
-    (result,) = results([("NOT J\nADD A B\nADD A C\nADD A D\nHLT", range(11))], faulty)
-    found = failures(result)
-    assert [failure.step for failure in found] == [2, 4, 5]
-    first = same_failure(result, found[2])
-    assert first is not None
-    assert first.step == 4
-    (alone,) = results([("ADD A C\nHLT", [0, 1, 2, 3])], Planted((changed(2, A),)))
-    same = same_failure(alone, found[2])
-    assert same is not None
-    assert same.free_running
-    assert same_failure(alone, found[0]) is None

@@ -126,6 +126,21 @@ def test_two_faults_of_one_bucket_are_both_found(tmp_path: Path) -> None:
     assert {int(e.failure.case.records[0].max()) for e in examples} == {0, 255}
 
 
+def test_two_faults_of_fetching_are_both_found(tmp_path: Path) -> None:
+    """That of slot 200, and the one after each NOT, which is far more frequent."""
+
+    def after_not(_: Bytes, states: Bytes, said: Tokens) -> Tokens | None:
+        if planted.form(states) != "NOT":
+            return None
+        said[2] ^= 1
+        return said
+
+    report = search(Planted((planted.slot_200_is_72, after_not)), tmp_path)
+    assert set(report.tallies) == {Bucket("fetch", Field.IR)}
+    examples = report.tallies[Bucket("fetch", Field.IR)].examples
+    assert {example.length for example in examples} == {2, 201}
+
+
 def test_the_oracle_does_not_fail(tmp_path: Path) -> None:
     report = search(OracleStepper(), tmp_path, programs=10)
     assert not report.failed
