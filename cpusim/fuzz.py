@@ -253,7 +253,11 @@ class _Run:
             for one in some:
                 one.shrinker.take([failures(next(results)) for _ in one.shrinker.batch])
         for one in some:
-            if one.shrinker.finished:
+            best = one.shrinker.best
+            examples = [example.path for example in self.report.tallies[best.bucket].examples]
+            if self._corpus.path(best) in examples:
+                self._queue.remove(one)
+            elif one.shrinker.finished:
                 self._finish(one)
                 self._queue.remove(one)
 

@@ -10,6 +10,7 @@ What is simpler stands in `cost`: fewer slots; then fewer instructions that do s
 fewer values to start from, lower registers, lower values. The shrinker moves to the simplest
 proposal that still fails in the same way and starts again, until none is left:
 
+- *Bare*: the instruction alone, with the values that it reads, or nothing but its slot.
 - *Cut*: drop the instructions before and behind the failure. The values that the dropped
   ones would have computed become the initial state, so that the failing instruction sees what
   it saw, and a failure that depends on it alone is down to one instruction and HLT at once.
@@ -92,6 +93,7 @@ class Shrinker:
         simplest = None
         while simplest is not self.best:
             simplest = self.best
+            yield from self._improve(_bare)
             yield from self._improve(_cut)
             yield from self._improve(_filled_up)
             yield from self._sweep(len(_words(self.best.program)) - 1, _fill)
@@ -188,6 +190,19 @@ def _words(program: Program) -> Words:
 
 def _program(words: Iterable[bytes], state: bytes) -> Program:
     return Program(b"".join(words).ljust(MEMORY_SIZE, b"\0"), state)
+
+
+def _bare(failure: Failure) -> Iterator[Proposal]:
+    """What most failures come to: the instruction that executed, or the slot, and nothing else."""
+    words, step = _words(failure.program), failure.step
+    word = failure.case.executed(step)
+    state = None if word is None else _state_before(failure, step - 2)
+    if word is not None and state is not None:
+        others = {field: 0 for field in _VALUE_FIELDS if field not in read_fields(word)}
+        yield _program([word], _with(state, others)), 2
+    for count in (step - 2, step - 1):
+        if 0 <= count < len(words):
+            yield _program([FILLER] * count, bytes(STATE_SIZE)), step
 
 
 def _cut(failure: Failure) -> Iterator[Proposal]:
