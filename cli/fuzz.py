@@ -199,8 +199,7 @@ class _Display:
             self._task,
             description="shrinking" if over and report.shrinking else "fuzzing",
             completed=report.programs if self._programs else report.seconds,
-            counted=f"{report.programs:,} programs, {speed:,.0f}/s,"
-            f" {_count(report.wrong_steps, 'failure')} of {_count(len(report.tallies), 'kind')}",
+            counted=f"{report.programs:,} programs, {speed:,.0f}/s, {_found(report)}",
         )
 
     def found(self, example: Example) -> None:
@@ -233,14 +232,18 @@ def _report_lines(report: Report, out: Path, options: Sequence[str]) -> Iterator
     if report.interrupted:
         yield Text("  interrupted: what was found is saved as far as it was shrunk")
     if report.tallies:
-        kinds = _count(len(report.tallies), "bucket")
-        yield Text(f"  {_count(report.wrong_steps, 'wrong step')} in {kinds}")
+        yield Text(f"  {_found(report)}")
     if report.failed:
         replay = shlex.join(["cpusim", "compare", *options])
         yield Text(f"replay all: {replay} {shlex.quote(str(out))}/*.bin")
         yield Text("failures were found", style=render.WRONG)
     else:
         yield Text("no failure was found", style="bold green")
+
+
+def _found(report: Report) -> str:
+    buckets = _count(len(report.tallies), "bucket")
+    return f"{_count(report.wrong_steps, 'wrong step')} in {buckets}"
 
 
 def _example_lines(head: str, tally: Tally) -> Iterator[Text]:

@@ -41,7 +41,7 @@ from cpusim.shrink import Shrinker
 EXAMPLES = 3
 """Minimal programs kept of each bucket in a run."""
 _ATTEMPTS = 16  # failures shrunk for them: some lead to the same program
-_AT_ONCE = 8  # shrinkers that share a pass
+_PASS = 2048  # instructions, at most, of the shrinkers that share a pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +157,11 @@ class _Shrinking:
     found: str
     found_length: int
 
+    @property
+    def size(self) -> int:
+        """Instructions in the programs asked about."""
+        return sum(program_slots(program.memory) for program in self.shrinker.batch)
+
 
 class _Run:
     def __init__(
@@ -245,8 +250,14 @@ class _Run:
         self.report.shrinking = len(self._queue)
 
     def _shrink(self) -> None:
-        """One pass for the failures that have waited longest."""
-        some = [self._queue[place] for place in range(min(_AT_ONCE, len(self._queue)))]
+        """One pass for the shrinkers that ask least: most are soon done, some take long."""
+        some: list[_Shrinking] = []
+        total = 0
+        for one in sorted(self._queue, key=lambda one: one.size):
+            total += one.size
+            if some and total > _PASS:
+                break
+            some.append(one)
         asked = [program for one in some for program in one.shrinker.batch]
         if asked:
             results = iter(self._compare(map(_start, asked)).results)
