@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -37,6 +38,14 @@ class Source(Protocol):
 
     def evaluation(self) -> Sequence[Batch]:
         """Batches that training never draws, the same at every call."""
+        ...
+
+    def groups(self, batch: Batch, hits_NS: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
+        """How many answers of each named group are right, and how many there are.
+
+        `hits_NS`: which bytes of the batch's targets are right. What the groups are is up to
+        the source; none is a good answer.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bytemodel.layers import KeyValueCache
-from bytemodel.model import ByteModel
+from bytemodel.model import ByteModel, Conditions
 from bytemodel.patches import PAD, Patches, decode_bytes, extension_patch, pad_to_patches
 from cpusim.errors import UserError
 
@@ -70,9 +70,8 @@ class Session:
         self.dtype = dtype
         self.device = next(model.parameters()).device
         self.length = 0
-        self._caches = [KeyValueCache() for _ in model.patch_decoder.blocks]
-        self._features_BC = torch.empty(0)
-        self._last_BS = torch.empty(0, dtype=torch.int64)
+        self._caches = model.new_caches()
+        self._conditions = Conditions(torch.empty(0), torch.empty(0, dtype=torch.int64), None)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -89,8 +88,10 @@ class Session:
             )
         patches_BPS = patches_BPS.to(self.device)
         with self._autocast():
-            self._features_BC = self.model.patch_decoder(patches_BPS, self._caches)[:, -1]
-        self._last_BS = patches_BPS[:, -1]
+            read = self.model.read(patches_BPS, self._caches)
+        count = patches_BPS.shape[1]
+        last_B = torch.arange(1, len(patches_BPS) + 1, device=self.device) * count - 1
+        self._conditions = read.at(last_B)
         self.length = length
 
     @torch.inference_mode()
@@ -100,12 +101,15 @@ class Session:
         *,
         rng: torch.Generator | None = None,
         known_BT: Tensor | None = None,
+        logits: list[Tensor] | None = None,
     ) -> Tensor:
         """The patch that follows, int64 (B, S); `known_BT`: its first bytes, if they are given.
 
         Token 256 inside a patch ends the file, so the rest of the patch is 256 too.
+        `logits`: gets what each byte was chosen from, (B, V) a byte, in their order; nothing for
+        bytes that were given, nor once every stream has ended.
         """
-        batch, size = self._last_BS.shape
+        batch, size = self._conditions.previous_NS.shape
         decoder = self.model.byte_decoder
         caches = [KeyValueCache() for _ in decoder.blocks]
         patch_BS = torch.full((batch, size), PAD, dtype=torch.int64, device=self.device)
@@ -115,10 +119,12 @@ class Session:
             patch_BS[:, :known] = known_BT.to(self.device)
         ended_B = torch.zeros(batch, dtype=torch.bool, device=self.device)
         with self._autocast():
-            contexts = decoder.contexts(self._last_BS)
+            contexts = decoder.contexts(self._conditions)
             fresh_BT = patch_BS[:, :known]
             for place in range(known, size):
-                logits_BTV = decoder(self._features_BC, fresh_BT, contexts, caches)
+                logits_BTV = decoder(self._conditions.features_NC, fresh_BT, contexts, caches)
+                if logits is not None:
+                    logits.append(logits_BTV[:, -1])
                 token_B = sampling.choose(logits_BTV[:, -1], rng)
                 token_B = token_B.masked_fill(ended_B, PAD)
                 ended_B = token_B == PAD
@@ -132,8 +138,7 @@ class Session:
         """Go on with these streams only (int64 or boolean indexes)."""
         for cache in self._caches:
             cache.select(rows)
-        self._features_BC = self._features_BC[rows]
-        self._last_BS = self._last_BS[rows]
+        self._conditions = self._conditions.at(rows)
 
 
 @dataclass(frozen=True)

@@ -50,11 +50,11 @@ def surprisals(
     tokens = torch.from_numpy(patches).to(device)
     parts = []
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        features = model.patch_decoder(tokens[None])[0]
+        conditions = model.read(tokens[None])
         for start in range(0, len(targets), TARGETS_AT_ONCE):
             chosen = torch.from_numpy(targets[start : start + TARGETS_AT_ONCE]).to(device)
             wanted = tokens[chosen]
-            logits = model.predict(features[chosen - 1], tokens[chosen - 1], wanted)
+            logits = model.predict(conditions.at(chosen - 1), wanted)
             nats = F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none")
             parts.append(nats.view(wanted.shape) / math.log(2))
     return torch.cat(parts).float().cpu().numpy()

@@ -16,7 +16,8 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -44,14 +45,14 @@ class TrainConfig(Config):
     steps: int = 0
     minutes: float = 0.0
     seed: int = 0
-    matrix_lr: float = 4e-3
+    matrix_lr: float = 8e-3
     """Muon, for the matrices of the local family."""
-    other_lr: float = 4e-3
+    other_lr: float = 8e-3
     """AdamW, for the local family's embeddings, norms and head."""
     published_lr: float = 1e-4
     """AdamW, for all of the published family."""
     warmup_steps: int = 50
-    cooldown: float = 0.3
+    cooldown: float = 0.5
     """The last part of the run in which the learning rate falls linearly to zero."""
     clip: float = 1.0
     """Largest norm of the gradient."""
@@ -142,8 +143,7 @@ def build_optimizers(model: ByteModel, config: TrainConfig) -> list[torch.optim.
 def loss_and_hits(
     model: ByteModel, patches_BPS: Tensor, targets_N: Tensor, weights_S: Tensor
 ) -> tuple[Tensor, ...]:
-    """The loss to minimise, cross-entropy (nats a byte), share of right bytes, share of patches
-    with every byte right."""
+    """The loss to minimise, cross-entropy (nats a byte), and which bytes are right: bool (N, S)."""
     wanted_NS = patches_BPS.flatten(0, 1)[targets_N]
     logits_NSV = model(patches_BPS, targets_N)
     nats_NS = F.cross_entropy(
@@ -151,34 +151,41 @@ def loss_and_hits(
     ).view(wanted_NS.shape)
     nats_S = nats_NS.mean(0)
     loss = (nats_S * weights_S).sum() / weights_S.sum()
-    hits_NS = logits_NSV.detach().argmax(-1) == wanted_NS
-    return loss, nats_S.detach().mean(), hits_NS.float().mean(), hits_NS.all(1).float().mean()
+    return loss, nats_S.detach().mean(), logits_NSV.detach().argmax(-1) == wanted_NS
 
 
-def measures(loss: float, byte_accuracy: float, exact: float) -> dict[str, float]:
+def measures(loss: float, hits_NS: Tensor) -> dict[str, float]:
     """The figures of a record, by their names in `metrics.jsonl`."""
     return {
         "loss": loss,
         "bits_per_byte": loss / math.log(2),
-        "byte_accuracy": byte_accuracy,
-        "exact_patches": exact,
+        "byte_accuracy": hits_NS.float().mean().item(),
+        "exact_patches": hits_NS.all(1).float().mean().item(),
     }
 
 
 @torch.no_grad()
 def evaluate(
-    model: ByteModel, batches: list[Batch], device: torch.device, dtype: Dtype
-) -> dict[str, float]:
-    """Mean measures over evaluation batches, each patch counting the same."""
+    model: ByteModel, source: Source, batches: Sequence[Batch], device: torch.device, dtype: Dtype
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Measures over evaluation batches, each patch counting the same, and the share of right
+    answers in each of the source's groups."""
     model.eval()
-    totals, count = torch.zeros(3), 0
+    nats, hits = 0.0, []
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
     for batch in batches:
         with _autocast(device, dtype):
-            result = loss_and_hits(model, *(tensor.to(device) for tensor in batch))
-        totals += torch.stack(result[1:]).cpu() * len(batch.targets_N)
-        count += len(batch.targets_N)
+            _, mean, hits_NS = loss_and_hits(model, *(tensor.to(device) for tensor in batch))
+        nats += mean.item() * len(hits_NS)
+        hits.append(hits_NS.cpu())
+        for name, (good, count) in source.groups(batch, hits[-1].numpy()).items():
+            right[name] += good
+            asked[name] += count
     model.train()
-    return measures(*(totals / count).tolist())
+    every = torch.cat(hits)
+    shares = {name: right[name] / asked[name] for name in sorted(asked)}
+    return measures(nats / len(every), every), shares
 
 
 def train(
@@ -253,13 +260,21 @@ def train(
             },
         )
 
-    def log(kind_of_record: str, values: dict[str, float], progress: float, elapsed: float) -> None:
+    def log(
+        kind_of_record: str,
+        values: dict[str, float],
+        progress: float,
+        elapsed: float,
+        groups: dict[str, float] | None = None,
+    ) -> None:
         record = {
             "kind": kind_of_record,
             "step": step,
             "seconds": round(elapsed, 2),
             **{name: float(f"{value:.7g}") for name, value in values.items()},
         }
+        if groups:
+            record["groups"] = {name: float(f"{value:.7g}") for name, value in groups.items()}
         with open(run / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
         if writer is not None:
@@ -273,8 +288,8 @@ def train(
             progress = config.progress(step, elapsed)
             finished = progress >= 1.0
             if finished or step % config.evaluate_every == 0:
-                evaluation = evaluate(model, evaluation_batches, place, kind)
-                log("evaluation", evaluation, progress, elapsed)
+                evaluation, groups = evaluate(model, source, evaluation_batches, place, kind)
+                log("evaluation", evaluation, progress, elapsed, groups)
             # Asked once, so that what stops is what was saved.
             stopping = stop()
             if finished or stopping or (step and step % config.save_every == 0):
@@ -290,7 +305,7 @@ def train(
                 torch.manual_seed(hash((config.seed, step)))
             batch = source.batch(step)
             with _autocast(place, kind):
-                loss, nats, hits, exact = forward(model, *(tensor.to(place) for tensor in batch))
+                loss, nats, hits_NS = forward(model, *(tensor.to(place) for tensor in batch))
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             for optimizer in optimizers:
@@ -306,7 +321,7 @@ def train(
                         " learning rate from the last checkpoint"
                     )
                 now = time.monotonic()
-                values = measures(nats.item(), hits.item(), exact.item())
+                values = measures(nats.item(), hits_NS)
                 values["gradient_norm"] = norm.item()
                 values["patches_per_second"] = patches_since_log / (now - last_log)
                 values["learning_rate_scale"] = scale

@@ -214,14 +214,15 @@ def summary_lines(comparison: Comparison, what: str) -> Iterator[Text]:
         by_field = Counter(comparison.by_field).most_common()
         worst = [f"{field} {count:,}" for field, count in by_field if count][:6]
         yield _figure("most wrong fields", ", ".join(worst))
-    yield from _caveats(comparison)
+    yield from caveats(comparison)
     if comparison.agree:
         yield Text("they agree", style="bold green")
     else:
         yield Text("they differ", style=render.WRONG)
 
 
-def _caveats(comparison: Comparison) -> Iterator[Text]:
+def caveats(comparison: Comparison) -> Iterator[Text]:
+    """What the figures leave out, a line each."""
     if comparison.left_out:
         yield Text(f"not compared, too short: {_count(len(comparison.left_out), 'program')}")
     reasons = Counter(

@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 
 @click.group(
     cls=CommandGroup,
-    lazy={"compare": "cli.compare:compare", "fuzz": "cli.fuzz:fuzz"},
+    lazy={
+        "compare": "cli.compare:compare",
+        "debug": "cli.debug:debug",
+        "fuzz": "cli.fuzz:fuzz",
+    },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="cpusim")

@@ -203,13 +203,27 @@ class Runner(Protocol):
     ) -> Iterator[tuple[int, Rollout]]: ...
 
 
+Probabilities = npt.NDArray[np.float32]
+"""Of every token 0..256 at each place of a patch: float32 [16, 257], rows sum to 1."""
+
+
+@runtime_checkable
+class Guesser(Protocol):
+    """Optional: knows how probable it holds each token."""
+
+    # What `step` returns or raises, and how sure it is: row i has the probabilities of all tokens
+    # at place i, given its own answer's tokens at the places before. The answer's token
+    # is the most probable one, but for places behind a 256, which can only be 256.
+    def guess(self, memory: Bytes, states: Bytes) -> tuple[Tokens, Probabilities]: ...
+
+
 @runtime_checkable
 class Bounded(Protocol):
     """Optional: cannot follow a trace of any length."""
 
     @property
     def max_records(self) -> int:
-        """The most records that `step`, `verify` and `run` can be given or reach.
+        """The most records that `step`, `verify`, `run` and `guess` can be given or reach.
 
         `compare` cuts longer traces, leaves their end unchecked, and says so.
         """
@@ -415,20 +429,32 @@ def record(
     Raises `StepperError` if the reference says something that is neither a state nor the end.
     """
     starts = [Case(p.name, p.memory, p.records[:1]) for p in programs]
-    cases: list[Case | None] = [None] * len(starts)
+    return extend(reference, starts, max_steps=max_steps)
+
+
+def extend(
+    reference: Stepper, prompts: Sequence[Case], *, max_steps: int = DEFAULT_MAX_STEPS
+) -> list[Case]:
+    """The traces that begin with all of the prompts' records and go on as `reference` does.
+
+    `max_steps` counts a prompt's own steps too. Otherwise as `record`.
+    """
+    cases: list[Case | None] = [None] * len(prompts)
+    rooms = [max(0, max_steps + 1 - len(prompt.records)) for prompt in prompts]
     # One answer more than there are steps: the end after the last one.
-    for index, rollout in run_free(reference, starts, [max_steps + 1] * len(starts)):
-        start, said = starts[index], rollout.tokens
+    for index, rollout in run_free(reference, prompts, [room + 1 for room in rooms]):
+        start, said = prompts[index], rollout.tokens
         open_because, ends = rollout.refusal, False
         if len(said) and not is_state(said[-1]):
             if not np.array_equal(said[-1], END):
                 raise StepperError(
                     f"{start.name}: {reference.name} says neither a state nor the end at step"
-                    f" {len(said)}, so nothing can be measured against it; swap the two sides"
+                    f" {len(start.records) - 1 + len(said)}, so nothing can be measured against"
+                    " it; swap the two sides"
                 )
             said, ends = said[:-1], True
-        elif len(said) > max_steps:
-            said, open_because = said[:max_steps], f"step limit of {max_steps:,} reached"
+        elif len(said) > rooms[index]:
+            said, open_because = said[: rooms[index]], f"step limit of {max_steps:,} reached"
         records = np.concatenate([start.records, said.astype(np.uint8)])
         cases[index] = Case(start.name, start.memory, records, ends, open_because)
     return [case for case in cases if case is not None]

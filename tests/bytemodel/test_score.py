@@ -35,9 +35,9 @@ def naive_bits(model: ByteModel, patches: torch.Tensor) -> list[float]:
     """Bits of each byte of the last patch, given the others."""
     found = []
     for place in range(SIZE):
-        features = model.patch_decoder(patches[None, :-1])[:, -1]
-        contexts = model.byte_decoder.contexts(patches[None, -2])
-        logits = model.byte_decoder(features, patches[None, -1, :place], contexts)
+        conditions = model.read(patches[None, :-1]).at(torch.tensor([-1]))
+        contexts = model.byte_decoder.contexts(conditions)
+        logits = model.byte_decoder(conditions.features_NC, patches[None, -1, :place], contexts)
         probability = logits[0, -1].double().softmax(0)[patches[-1, place]]
         found.append(-math.log2(float(probability)))
     return found
