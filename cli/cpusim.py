@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         "debug": "cli.debug:debug",
         "inject": "cli.inject:inject",
         "diagnose": "cli.diagnose:diagnose",
+        "fuzz": "cli.fuzz:fuzz",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )

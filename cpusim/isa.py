@@ -160,13 +160,27 @@ class InstructionSet:
 
         Empty for four bytes that are no instruction.
         """
+        return self._fields(word, lambda form: (form.dest, form.echo))
+
+    def read(self, word: bytes) -> tuple[int, ...]:
+        """The fields that an instruction reads as operands; none if it is no instruction."""
+        return self._fields(word, lambda form: (form.a, form.b))
+
+    def _fields(self, word: bytes, places: Callable[[Form], Iterable[Place]]) -> tuple[int, ...]:
         try:
             _, form = self.decode(word)
         except IllegalEncoding:
             return ()
-        operands = zip((Place.X, Place.Y, Place.Z), word[1:], strict=True)
-        fields = {place: FIRST_REGISTER - 1 + byte for place, byte in operands} | {Place.ACC: ACC}
-        return tuple(fields[place] for place in (form.dest, form.echo) if place in fields)
+        fields = (place_field(word, place) for place in places(form))
+        return tuple(field for field in fields if field is not None)
+
+
+def place_field(word: bytes, place: Place) -> int | None:
+    """The field of a state (its offset) that a place is in an instruction, if it is one."""
+    if place is Place.ACC:
+        return ACC
+    operands = dict(zip((Place.X, Place.Y, Place.Z), word[1:], strict=True))
+    return FIRST_REGISTER - 1 + operands[place] if place in operands else None
 
 
 class IllegalEncoding(ValueError):
