@@ -184,6 +184,18 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint(model: ByteModel) -> str:
+    """SHA-256 of the weights' names, shapes and float32 values, as hexadecimal digits.
+
+    It names the weights, whichever file holds them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
 def find_resumable(run: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint of a run folder, and a sentence for each one passed over."""
     passed_over: list[str] = []

@@ -41,6 +41,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bytemodel.checkpoint import fingerprint
 from bytemodel.generate import Session
 from bytemodel.model import ByteModel
 from bytemodel.patches import PAD, Patches, extension_patch, pad_to_patches
@@ -66,18 +67,6 @@ Progress = Callable[[int, int], None]
 
 class CompressionError(UserError):
     """A compressed file that cannot be decoded here; the sentence lacks the file's name."""
-
-
-def fingerprint(model: ByteModel) -> str:
-    """SHA-256 of the weights' names, shapes and float32 values, as hexadecimal digits.
-
-    It names the model, whichever checkpoint file holds it.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().to("cpu", torch.float32).numpy().astype("<f4").tobytes())
-    return digest.hexdigest()
 
 
 def compressed_size(bits: npt.NDArray[np.float32], extension: str, patch_size: int) -> int:
@@ -124,10 +113,11 @@ def decompress(model: ByteModel, packed: bytes, *, progress: Progress | None = N
     constriction = _constriction(model)
     if not packed.startswith(MAGIC):
         raise CompressionError("is no file that bgpt compress wrote")
-    if len(packed) > len(MAGIC) and packed[len(MAGIC)] > VERSION:
+    version = packed[len(MAGIC) : len(MAGIC) + 1]
+    if version and version[0] != VERSION:
         raise CompressionError(
-            f"has format version {packed[len(MAGIC)]}, newer than {VERSION}, or is damaged;"
-            " update this program"
+            f"has format version {version[0]} where this program knows {VERSION}; update the"
+            " program or get the file again"
         )
     if len(packed) < _FIXED.size + 6 or zlib.crc32(packed[:-4]) != int.from_bytes(
         packed[-4:], "little"

@@ -68,7 +68,7 @@ def info(path: Path | None, as_json: bool) -> None:
       bgpt info model.pt --json
     """
     loaded, _ = load_model(path, "cpu", "float32")
-    from bytemodel.compression import fingerprint
+    from bytemodel.checkpoint import fingerprint
 
     size = loaded.path.stat().st_size
     name = fingerprint(loaded.model)
