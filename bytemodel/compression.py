@@ -44,7 +44,7 @@ from torch import Tensor
 from bytemodel.checkpoint import fingerprint
 from bytemodel.generate import Session
 from bytemodel.model import ByteModel
-from bytemodel.patches import PAD, Patches, extension_patch, pad_to_patches
+from bytemodel.patches import PAD, Patches, extension_patch, fitting_extension, pad_to_patches
 from bytemodel.score import predict_sequence
 from cpusim.errors import UserError
 
@@ -331,8 +331,8 @@ def _constriction(model: ByteModel) -> Any:
 
 def _name(extension: str, patch_size: int) -> bytes:
     """The extension as bytes; none if a patch cannot hold it."""
-    name = extension.removeprefix(".").encode(errors="surrogateescape")
-    return name if len(name) <= min(patch_size, 255) else b""
+    fitting = fitting_extension(extension, min(patch_size, 255))
+    return fitting.removeprefix(".").encode(errors="surrogateescape")
 
 
 def _head(name: bytes, patch_size: int) -> Patches:

@@ -34,6 +34,7 @@ from cpusim.files import atomic_write, read_bytes, refuse_existing
         "explain": "cli.scoring:explain",
         "compress": "cli.coding:compress",
         "decompress": "cli.coding:decompress",
+        "classify": "cli.classify:classify",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )

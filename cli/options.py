@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from bytemodel.checkpoint import Checkpoint
+    from bytemodel.model import ByteModel
 
 # The same as in cpusim.programs and cpusim.dataset, which import numba: too slow for --help.
 DISTRIBUTIONS = ("published", "uniform", "mixed")
@@ -47,7 +48,9 @@ model_option = click.option(
 )
 
 
-def load_model(path: Path | None, device: str, dtype: str) -> tuple[Checkpoint, torch.dtype]:
+def load_model(
+    path: Path | None, device: str, dtype: str
+) -> tuple[Checkpoint[ByteModel], torch.dtype]:
     """The checkpoint named, or the shipped one, and the precision to compute in."""
     # Torch takes seconds to import, and these options stand in many a command's --help.
     from bytemodel import checkpoint
