@@ -1,1 +1,117 @@
-"""bytemodel: a hierarchical transformer that reads and writes raw bytes."""
+"""bytemodel: a hierarchical transformer that reads and writes raw bytes.
+
+What a program needs is imported from here, as docs/library.md shows: `from bytemodel import
+load, score_file, ...`. It is loaded when it is first asked for, since torch takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bytemodel.checkpoint import (
+        Checkpoint,
+        CheckpointError,
+        fingerprint,
+        load,
+        load_classifier,
+        save,
+    )
+    from bytemodel.classifier import Classifier
+    from bytemodel.classifier import classify as classify_file
+    from bytemodel.classify import (
+        Confusion,
+        classification,
+        evaluate_files,
+        training_config,
+    )
+    from bytemodel.compression import CompressionError, compress, compressed_size, decompress
+    from bytemodel.config import ModelConfig, preset
+    from bytemodel.cpu import load_stepper, shipped_checkpoint
+    from bytemodel.generate import GREEDY, Generated, Sampling
+    from bytemodel.generate import generate as generate_files
+    from bytemodel.labelled import LabelledSource, find_labelled
+    from bytemodel.model import ByteModel
+    from bytemodel.pictures import draw_bits, draw_confusion, plot_positions
+    from bytemodel.score import Score, mean_by_position, score_file
+    from bytemodel.train import TrainConfig
+    from bytemodel.train import train as train_model
+
+_HOMES = {
+    "checkpoint": (
+        "Checkpoint",
+        "CheckpointError",
+        "fingerprint",
+        "load",
+        "load_classifier",
+        "save",
+    ),
+    "classifier": ("Classifier", "classify_file=classify"),
+    "classify": ("Confusion", "classification", "evaluate_files", "training_config"),
+    "compression": ("CompressionError", "compress", "compressed_size", "decompress"),
+    "config": ("ModelConfig", "preset"),
+    "cpu": ("load_stepper", "shipped_checkpoint"),
+    "generate": ("GREEDY", "Generated", "Sampling", "generate_files=generate"),
+    "labelled": ("LabelledSource", "find_labelled"),
+    "model": ("ByteModel",),
+    "pictures": ("draw_bits", "draw_confusion", "plot_positions"),
+    "score": ("Score", "mean_by_position", "score_file"),
+    "train": ("TrainConfig", "train_model=train"),
+}
+"""Module: what is exported from it, `name=name there` where a module has the same name."""
+
+_PLACES = {
+    name: (module, there or name)
+    for module, names in _HOMES.items()
+    for name, _, there in (entry.partition("=") for entry in names)
+}
+
+__all__ = [
+    "GREEDY",
+    "ByteModel",
+    "Checkpoint",
+    "CheckpointError",
+    "Classifier",
+    "CompressionError",
+    "Confusion",
+    "Generated",
+    "LabelledSource",
+    "ModelConfig",
+    "Sampling",
+    "Score",
+    "TrainConfig",
+    "classification",
+    "classify_file",
+    "compress",
+    "compressed_size",
+    "decompress",
+    "draw_bits",
+    "draw_confusion",
+    "evaluate_files",
+    "find_labelled",
+    "fingerprint",
+    "generate_files",
+    "load",
+    "load_classifier",
+    "load_stepper",
+    "mean_by_position",
+    "plot_positions",
+    "preset",
+    "save",
+    "score_file",
+    "shipped_checkpoint",
+    "train_model",
+    "training_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, there = _PLACES[name]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), there)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

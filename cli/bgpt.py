@@ -68,8 +68,12 @@ def info(path: Path | None, as_json: bool) -> None:
       bgpt info runs/cpu
       bgpt info model.pt --json
     """
-    loaded, _ = load_model(path, "cpu", "float32")
-    from bytemodel.checkpoint import fingerprint
+    from bytemodel.checkpoint import fingerprint, load_any
+    from bytemodel.classifier import Classifier
+    from bytemodel.cpu import shipped_checkpoint
+
+    loaded = load_any(path or shipped_checkpoint())
+    labels = list(loaded.model.labels) if isinstance(loaded.model, Classifier) else None
 
     size = loaded.path.stat().st_size
     name = fingerprint(loaded.model)
@@ -82,6 +86,8 @@ def info(path: Path | None, as_json: bool) -> None:
         "config": loaded.config.to_dict(),
         "info": loaded.info,
     }
+    if labels is not None:
+        report["labels"] = labels
     if as_json:
         click.echo(json.dumps(report, default=str))
         return
@@ -91,7 +97,10 @@ def info(path: Path | None, as_json: bool) -> None:
     console.print(
         f"{loaded.path}: {loaded.model.parameter_count:,} parameters, {size / 1e6:.1f} MB"
     )
-    console.print(f"its name in compressed files: {name[:16]}")
+    if labels is None:
+        console.print(f"its name in compressed files: {name[:16]}")
+    else:
+        console.print(f"a classifier, labels: {', '.join(labels)}")
     if loaded.training is not None:
         console.print("holds the state that training resumes from")
     # What trained it repeats the model's configuration.
