@@ -38,34 +38,44 @@ if TYPE_CHECKING:
     from bytemodel.train import TrainConfig
     from bytemodel.train import train as train_model
 
-_HOMES = {
-    "checkpoint": (
-        "Checkpoint",
-        "CheckpointError",
-        "fingerprint",
-        "load",
-        "load_classifier",
-        "save",
-    ),
-    "classifier": ("Classifier", "classify_file=classify"),
-    "classify": ("Confusion", "classification", "evaluate_files", "training_config"),
-    "compression": ("CompressionError", "compress", "compressed_size", "decompress"),
-    "config": ("ModelConfig", "preset"),
-    "cpu": ("load_stepper", "shipped_checkpoint"),
-    "generate": ("GREEDY", "Generated", "Sampling", "generate_files=generate"),
-    "labelled": ("LabelledSource", "find_labelled"),
-    "model": ("ByteModel",),
-    "pictures": ("draw_bits", "draw_confusion", "plot_positions"),
-    "score": ("Score", "mean_by_position", "score_file"),
-    "train": ("TrainConfig", "train_model=train"),
-}
-"""Module: what is exported from it, `name=name there` where a module has the same name."""
-
 _PLACES = {
-    name: (module, there or name)
-    for module, names in _HOMES.items()
-    for name, _, there in (entry.partition("=") for entry in names)
+    "ByteModel": "model:ByteModel",
+    "Checkpoint": "checkpoint:Checkpoint",
+    "CheckpointError": "checkpoint:CheckpointError",
+    "Classifier": "classifier:Classifier",
+    "CompressionError": "compression:CompressionError",
+    "Confusion": "classify:Confusion",
+    "GREEDY": "generate:GREEDY",
+    "Generated": "generate:Generated",
+    "LabelledSource": "labelled:LabelledSource",
+    "ModelConfig": "config:ModelConfig",
+    "Sampling": "generate:Sampling",
+    "Score": "score:Score",
+    "TrainConfig": "train:TrainConfig",
+    "classification": "classify:classification",
+    "classify_file": "classifier:classify",
+    "compress": "compression:compress",
+    "compressed_size": "compression:compressed_size",
+    "decompress": "compression:decompress",
+    "draw_bits": "pictures:draw_bits",
+    "draw_confusion": "pictures:draw_confusion",
+    "evaluate_files": "classify:evaluate_files",
+    "find_labelled": "labelled:find_labelled",
+    "fingerprint": "checkpoint:fingerprint",
+    "generate_files": "generate:generate",
+    "load": "checkpoint:load",
+    "load_classifier": "checkpoint:load_classifier",
+    "load_stepper": "cpu:load_stepper",
+    "mean_by_position": "score:mean_by_position",
+    "plot_positions": "pictures:plot_positions",
+    "preset": "config:preset",
+    "save": "checkpoint:save",
+    "score_file": "score:score_file",
+    "shipped_checkpoint": "cpu:shipped_checkpoint",
+    "train_model": "train:train",
+    "training_config": "classify:training_config",
 }
+"""Name -> "module:name there". None is called like a module, which would hide it."""
 
 __all__ = [
     "GREEDY",
@@ -109,7 +119,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, there = _PLACES[name]
+    module, there = _PLACES[name].split(":")
     return getattr(importlib.import_module(f"{__name__}.{module}"), there)
 
 
