@@ -88,15 +88,14 @@ def compress(
     """
     constriction = _constriction(model)
     name = _name(extension, model.config.patch_size)
-    streams = _plan(model, data, name)
-    arithmetic = bytes(4)
-    payload = data
-    if streams:
-        with _one_thread(), torch.inference_mode():
+    arithmetic, payload = bytes(4), data
+    with _one_thread(), torch.inference_mode():
+        streams = _plan(model, data, name)
+        if streams:
             arithmetic = _arithmetic(model, streams)
             encoder = _Encoder(constriction, model, data, streams)
             _run(model, name, encoder, progress)
-        payload = encoder.compressed()
+            payload = encoder.compressed()
     fixed = _FIXED.pack(
         MAGIC, VERSION, streams, _model_hash(model), arithmetic, _content_hash(data)
     )
@@ -162,10 +161,17 @@ class _Streams:
     def __init__(self, constriction: Any, model: ByteModel, length: int, streams: int) -> None:
         size = model.config.patch_size
         patches = -(-length // size)
-        self.tokens_KB = np.full((streams, -(-patches // streams) * size), PAD, np.int64)
-        self.lengths_K = np.clip(
-            length - np.arange(streams) * self.tokens_KB.shape[1], 0, self.tokens_KB.shape[1]
-        )
+        longest = -(-patches // streams) * size
+        try:
+            # Memory is taken as it is written, however long a hostile header says the file is.
+            self.tokens_KB = np.empty((streams, longest), np.int64)
+        except MemoryError:
+            raise CompressionError(
+                f"claims to hold {length:,} bytes, more than this machine's memory"
+            ) from None
+        self.lengths_K = np.clip(length - np.arange(streams) * longest, 0, longest)
+        for tokens_B, end in zip(self.tokens_KB, self.lengths_K, strict=True):
+            tokens_B[end:] = PAD
         self.place = 0
         self.family = constriction.stream.model.Categorical(perfect=False)
 

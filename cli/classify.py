@@ -139,7 +139,7 @@ def train(
     \b
     Examples:
       bgpt classify train data --model runs/text
-      bgpt classify train data --model runs/text --head-only --minutes 2 -o runs/head
+      bgpt classify train data --model runs/text --head-only --minutes 2
       bgpt classify train data --preset small --steps 2000 -o runs/scratch
       bgpt classify train data --resume
     """

@@ -214,6 +214,16 @@ def test_a_length_that_no_stream_could_hold_is_refused_at_once() -> None:
         decompress(model_of(), checked(huge))
 
 
+def test_a_length_beyond_all_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(*_: object) -> None:
+        raise MemoryError
+
+    packed = sample()
+    monkeypatch.setattr(np, "empty", empty)
+    with pytest.raises(CompressionError, match="claims to hold 60 bytes, more than this machine"):
+        decompress(model_of(), packed)
+
+
 def test_another_model_is_refused_by_name() -> None:
     names = [fingerprint(model_of(seed=seed))[:16] for seed in (0, 1)]
     with pytest.raises(CompressionError, match=f"the model {names[0]}, and this one is {names[1]}"):

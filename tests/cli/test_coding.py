@@ -36,7 +36,7 @@ def test_a_file_comes_back_from_processes_of_other_thread_counts(
 ) -> None:
     packed, out = tmp_path / "packed", tmp_path / "out"
     for threads, words in (
-        ("3", ["compress", "--model", model, file, "-o", packed]),
+        ("2", ["compress", "--model", model, file, "-o", packed]),
         ("1", ["decompress", "--model", model, packed, "-o", out]),
     ):
         environment = os.environ | {"OMP_NUM_THREADS": threads}
