@@ -180,8 +180,8 @@ class GeneratedTraces:
     def evaluation(self) -> Sequence[Batch]:
         return evaluation_batches(self.evaluation_programs)
 
-    def groups(self, batch: Batch, hits_NS: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
-        return state_groups(batch, hits_NS)
+    def groups(self, batch: Batch, hits: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
+        return state_groups(batch, hits)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -294,8 +294,8 @@ class RecordedTraces:
             for first in range(0, len(sequences), 8)
         ]
 
-    def groups(self, batch: Batch, hits_NS: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
-        return state_groups(batch, hits_NS)
+    def groups(self, batch: Batch, hits: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
+        return state_groups(batch, hits)
 
     def describe(self) -> dict[str, Any]:
         return {

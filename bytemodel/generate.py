@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,14 @@ from cpusim.errors import UserError
 
 _COLDEST = 1e-6
 """A temperature below is greedy: logits divided by it could be beyond any number."""
+
+
+class Chooser(Protocol):
+    """Who says which byte comes next."""
+
+    def choose(self, logits_BV: Tensor, rng: torch.Generator | None) -> Tensor:
+        """One token a stream, int64 (B,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ class Session:
     @torch.inference_mode()
     def next_patch(
         self,
-        sampling: Sampling = GREEDY,
+        sampling: Chooser = GREEDY,
         *,
         rng: torch.Generator | None = None,
         known_BT: Tensor | None = None,

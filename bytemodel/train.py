@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 import cpusim
 from bytemodel import checkpoint
+from bytemodel.checkpoint import Trainable
 from bytemodel.config import Config, ConfigError, ModelConfig
-from bytemodel.data import Batch, Source
+from bytemodel.data import SizedBatch, Source
 from bytemodel.model import ByteModel
 from cpusim.errors import UserError
 from cpusim.files import atomic_write
@@ -95,6 +96,24 @@ class Outcome:
     evaluation: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a run learns.
+
+    `build`: the model before the first step. `loss`: of model and batch: the loss to minimise, the
+    mean loss to report, and which answers are right (bool, a row for each patch or file);
+    `measures` names the figures of the latter two. `rate`: the name of how much is seen a second.
+    `plot`: draws a run folder's `training.png`. `about`: plain values for `config.json`.
+    """
+
+    build: Callable[[ModelConfig], Trainable]
+    loss: Callable[..., tuple[Tensor, ...]]
+    measures: Callable[[float, Tensor], dict[str, float]]
+    rate: str
+    plot: Callable[[Path], None]
+    about: dict[str, Any]
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one. Raises `UserError` if the device is missing."""
     if name == "cuda" and not torch.cuda.is_available():
@@ -114,7 +133,7 @@ def pick_dtype(name: str, device: torch.device) -> Dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def build_optimizers(model: ByteModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Trainable, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for the published family; Muon for the local one's matrices, AdamW for the rest.
 
     Muon (Jordan et al. 2024) orthogonalises each update; embeddings, norms and the head
@@ -122,7 +141,7 @@ def build_optimizers(model: ByteModel, config: TrainConfig) -> list[torch.optim.
     """
     if model.config.family == "published":
         return [torch.optim.AdamW(model.parameters(), lr=config.published_lr, fused=True)]
-    head = model.byte_decoder.head.weight
+    head = (model.byte_decoder if isinstance(model, ByteModel) else model).head.weight
     matrices = [
         module.weight
         for module in model.modules()
@@ -166,26 +185,32 @@ def measures(loss: float, hits_NS: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def evaluate(
-    model: ByteModel, source: Source, batches: Sequence[Batch], device: torch.device, dtype: Dtype
+    model: Trainable,
+    source: Source,
+    batches: Sequence[SizedBatch],
+    device: torch.device,
+    dtype: Dtype,
+    task: Task | None = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Measures over evaluation batches, each patch counting the same, and the share of right
-    answers in each of the source's groups."""
+    """Measures over evaluation batches, each patch (or file) counting the same, and the share of
+    right answers in each of the source's groups."""
+    task = task or BYTES
     model.eval()
-    nats, hits = 0.0, []
+    loss, hits = 0.0, []
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     for batch in batches:
         with _autocast(device, dtype):
-            _, mean, hits_NS = loss_and_hits(model, *(tensor.to(device) for tensor in batch))
-        nats += mean.item() * len(hits_NS)
-        hits.append(hits_NS.cpu())
+            _, mean, found = task.loss(model, *(tensor.to(device) for tensor in batch))
+        loss += mean.item() * batch.size
+        hits.append(found.cpu())
         for name, (good, count) in source.groups(batch, hits[-1].numpy()).items():
             right[name] += good
             asked[name] += count
     model.train()
     every = torch.cat(hits)
     shares = {name: right[name] / asked[name] for name in sorted(asked)}
-    return measures(nats / len(every), every), shares
+    return task.measures(loss / len(every), every), shares
 
 
 def train(
@@ -200,12 +225,15 @@ def train(
     dtype: str = "auto",
     compile_model: bool = True,
     tensorboard: bool = False,
+    task: Task | None = None,
 ) -> Outcome:
     """Train into the folder `run`, from scratch or, with `resume`, from its last good checkpoint.
 
-    Raises `UserError` if the folder already holds a run (without `resume`), holds one of
-    another configuration, or if the loss stops being a number.
+    `task`: what is learned; `BYTES` unless given. Raises `UserError` if the folder already holds
+    a run (without `resume`), holds one of another configuration, or if the loss stops being a
+    number.
     """
+    task = task or BYTES
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
     resolved = {
@@ -216,10 +244,12 @@ def train(
         "dtype": str(kind).removeprefix("torch."),
         "compile": compile_model,
     }
+    if task.about:
+        resolved["task"] = task.about
     _claim_folder(run, resolved, resume=resume)
 
     torch.manual_seed(config.seed)
-    model = ByteModel(model_config).to(place).train()
+    model = task.build(model_config).to(place).train()
     optimizers = build_optimizers(model, config)
     base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     step, elapsed_before = 0, 0.0
@@ -239,13 +269,13 @@ def train(
     compiled = compile_model and shutil.which("gcc") is not None
     if compile_model and not compiled:
         listener.note("no gcc found, so the model is not compiled and training is slower")
-    forward = _forward(compiled)
+    forward = _forward(task, compiled)
     evaluation_batches = list(source.evaluation())
     writer = _tensorboard_writer(run) if tensorboard else None
     began = time.monotonic()
     evaluation: dict[str, float] = {}
     last_log = began
-    patches_since_log = 0
+    seen_since_log = 0
 
     def save(elapsed: float) -> None:
         checkpoint.save_step(
@@ -288,7 +318,7 @@ def train(
             progress = config.progress(step, elapsed)
             finished = progress >= 1.0
             if finished or step % config.evaluate_every == 0:
-                evaluation, groups = evaluate(model, source, evaluation_batches, place, kind)
+                evaluation, groups = evaluate(model, source, evaluation_batches, place, kind, task)
                 log("evaluation", evaluation, progress, elapsed, groups)
             # Asked once, so that what stops is what was saved.
             stopping = stop()
@@ -305,14 +335,14 @@ def train(
                 torch.manual_seed(hash((config.seed, step)))
             batch = source.batch(step)
             with _autocast(place, kind):
-                loss, nats, hits_NS = forward(model, *(tensor.to(place) for tensor in batch))
+                loss, mean, hits = forward(model, *(tensor.to(place) for tensor in batch))
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
             step += 1
-            patches_since_log += len(batch.targets_N)
+            seen_since_log += batch.size
 
             if step % config.log_every == 0:
                 if not math.isfinite(loss.item()):
@@ -321,11 +351,11 @@ def train(
                         " learning rate from the last checkpoint"
                     )
                 now = time.monotonic()
-                values = measures(nats.item(), hits_NS)
+                values = task.measures(mean.item(), hits)
                 values["gradient_norm"] = norm.item()
-                values["patches_per_second"] = patches_since_log / (now - last_log)
+                values[task.rate] = seen_since_log / (now - last_log)
                 values["learning_rate_scale"] = scale
-                last_log, patches_since_log = now, 0
+                last_log, seen_since_log = now, 0
                 elapsed = elapsed_before + now - began
                 log("train", values, config.progress(step, elapsed), elapsed)
 
@@ -339,16 +369,16 @@ def train(
             dtype=torch.bfloat16,
             force=True,
         )
-    plot(run)
+    task.plot(run)
     return Outcome(finished, step, elapsed, evaluation)
 
 
-def _forward(compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
+def _forward(task: Task, compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
     if not compiled:
-        return loss_and_hits
+        return task.loss
     # Each batch shape compiles once; a curriculum has a few.
     torch._dynamo.config.recompile_limit = 32
-    return torch.compile(loss_and_hits, dynamic=False)
+    return torch.compile(task.loss, dynamic=False)
 
 
 @contextlib.contextmanager
@@ -407,10 +437,10 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def _restore(
-    path: Path, model: ByteModel, optimizers: list[torch.optim.Optimizer], device: torch.device
+    path: Path, model: Trainable, optimizers: list[torch.optim.Optimizer], device: torch.device
 ) -> tuple[int, float]:
     """Put a resumable checkpoint's state in place; returns step and elapsed seconds."""
-    loaded = checkpoint.load(path, device=device)
+    loaded = checkpoint.load_any(path, device=device)
     if loaded.training is None:
         raise UserError(f"{path}: holds weights alone, so training cannot resume from it")
     model.load_state_dict(loaded.model.state_dict())
@@ -518,3 +548,14 @@ def plot(run: Path) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     with atomic_write(run / "training.png", force=True) as file:
         figure.savefig(file, format="png", dpi=120)
+
+
+BYTES = Task(
+    build=ByteModel,
+    loss=loss_and_hits,
+    measures=measures,
+    rate="patches_per_second",
+    plot=plot,
+    about={},
+)
+"""Predicting each byte from those before it."""

@@ -39,9 +39,9 @@ class Counting:
     def evaluation(self) -> Sequence[Batch]:
         return [self._batch(np.random.default_rng((1 << 40, number))) for number in range(2)]
 
-    def groups(self, batch: Batch, hits_NS: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
-        assert hits_NS.shape == (len(batch.targets_N), batch.patches_BPS.shape[2])
-        return {"first bytes": (int(hits_NS[:, 0].sum()), len(hits_NS))}
+    def groups(self, batch: Batch, hits: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
+        assert hits.shape == (len(batch.targets_N), batch.patches_BPS.shape[2])
+        return {"first bytes": (int(hits[:, 0].sum()), len(hits))}
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "counting", "seed": self.seed}

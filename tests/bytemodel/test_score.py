@@ -112,6 +112,25 @@ def test_how_many_patches_are_scored_at_once_changes_nothing(
     np.testing.assert_allclose(parts.surprisal, whole.surprisal, atol=1e-4)
 
 
+def test_the_expected_byte_is_the_most_probable_one_whatever_came() -> None:
+    model, content = model_of("local"), data(30)
+    found = score_file(model, content, "bin").predictions
+    for place in range(30):
+        altered = content[:place] + bytes([found.expected[place] & 255]) + content[place + 1 :]
+        best = score_file(model, altered, "bin").predictions
+        assert best.expected[place] == found.expected[place]
+        if found.expected[place] < 256:
+            assert best.bits[place] == pytest.approx(-math.log2(found.confidence[place]), abs=1e-3)
+            assert best.bits[place] <= found.bits[place]
+
+
+def test_the_most_surprising_bytes_come_in_order() -> None:
+    bits = np.array([1, 5, 2, 5, 0], np.float32)
+    score = module.Score(module.Predictions(bits, np.zeros(5, np.int16), bits), 0.0)
+    assert score.most_surprising(3).tolist() == [1, 3, 2]
+    assert score.most_surprising(9).tolist() == [1, 3, 2, 0, 4]
+
+
 def test_what_the_name_says_a_file_is_matters() -> None:
     one, other = (score_file(model_of("local"), data(20), kind) for kind in ("bin", "txt"))
     assert one.bits != other.bits
