@@ -51,7 +51,7 @@ def test_the_size_is_the_one_that_score_promises(model: Path, file: Path) -> Non
     line = bgpt("compress", *words).stdout
     packed = file.with_name("data.bin.bgpt")
     size = packed.stat().st_size
-    assert line == f"{packed}: 120 bytes of {file} in {size}, {size / 120:.1%} of it\n"
+    assert line == f"{packed}: 240 bytes of {file} in {size}, {size / 240:.1%} of it\n"
     assert size == pytest.approx(report["total"]["compressed"], rel=0.02, abs=8)
 
 
@@ -63,7 +63,7 @@ def test_without_o_the_names_follow_from_each_other(model: Path, file: Path) -> 
     restored = ["decompress", "--model", model, packed]
     assert refused(*restored) == f"{file}: already exists; use --force to replace it"
     file.unlink()
-    assert bgpt(*restored).stdout == f"{file}: 120 bytes, checked\n"
+    assert bgpt(*restored).stdout == f"{file}: 240 bytes, checked\n"
     assert file.read_bytes() == data
     assert "say with -o where to write" in refused("decompress", "--model", model, file)
     bare = file.with_name(".bgpt")
