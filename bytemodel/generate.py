@@ -1,5 +1,7 @@
 """Cached generation: each patch is read once, each byte extends a cache of its patch.
 
+A single stream also guesses bytes and lets the model check several at once (`lookup.py`).
+
 Shape suffixes: B streams, P patches, S patch size, V vocabulary (257).
 """
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bytemodel.layers import KeyValueCache
+from bytemodel.lookup import Lookup
 from bytemodel.model import ByteModel
 from bytemodel.patches import PAD, Patches, decode_bytes, extension_patch, pad_to_patches
 from cpusim.errors import UserError
@@ -70,6 +73,7 @@ class Session:
         self.dtype = dtype
         self.device = next(model.parameters()).device
         self.length = 0
+        self.lookup = Lookup(model.config.patch_size)
         self._caches = [KeyValueCache() for _ in model.patch_decoder.blocks]
         self._features_BC = torch.empty(0)
         self._last_BS = torch.empty(0, dtype=torch.int64)
@@ -92,6 +96,8 @@ class Session:
             self._features_BC = self.model.patch_decoder(patches_BPS, self._caches)[:, -1]
         self._last_BS = patches_BPS[:, -1]
         self.length = length
+        if len(patches_BPS) == 1:
+            self.lookup.read(patches_BPS.flatten().tolist())
 
     @torch.inference_mode()
     def next_patch(
@@ -117,19 +123,32 @@ class Session:
         with self._autocast():
             contexts = decoder.contexts(self._last_BS)
             fresh_BT = patch_BS[:, :known]
-            for place in range(known, size):
+            place = known
+            while place < size:
+                guesses = self.lookup.guess(patch_BS[0, :place].tolist()) if batch == 1 else []
+                if guesses:
+                    fresh_BT = torch.cat((fresh_BT, fresh_BT.new_tensor([guesses])), dim=1)
                 logits_BTV = decoder(self._features_BC, fresh_BT, contexts, caches)
-                token_B = sampling.choose(logits_BTV[:, -1], rng)
-                token_B = token_B.masked_fill(ended_B, PAD)
-                ended_B = token_B == PAD
-                patch_BS[:, place] = token_B
-                if bool(ended_B.all()):
-                    break
-                fresh_BT = patch_BS[:, place : place + 1]
+                right = 0
+                for logits_BV in logits_BTV[:, -1 - len(guesses) :].unbind(1):
+                    token_B = sampling.choose(logits_BV, rng).masked_fill(ended_B, PAD)
+                    ended_B = token_B == PAD
+                    patch_BS[:, place] = token_B
+                    place += 1
+                    if bool(ended_B.all()):
+                        return patch_BS
+                    if guesses[right : right + 1] != token_B.tolist():
+                        break
+                    right += 1
+                self.lookup.learn(len(guesses), right)
+                for cache in caches:
+                    cache.length -= len(guesses) - right
+                fresh_BT = patch_BS[:, place - 1 : place]
         return patch_BS
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these streams only (int64 or boolean indexes)."""
+        self.lookup.forget()
         for cache in self._caches:
             cache.select(rows)
         self._features_BC = self._features_BC[rows]

@@ -252,6 +252,7 @@ def generate(
     for path in paths:
         refuse_existing(path, force=force)
     data = b"" if prefix is None else read_bytes(prefix)
+    from bytemodel.decoding import prepare
     from bytemodel.generate import Sampling
     from bytemodel.generate import generate as generate_files
     from cli import render
@@ -259,7 +260,7 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p)
     loaded, kind = _load(model, device, dtype)
     made = generate_files(
-        loaded.model,
+        prepare(loaded.model, kind),
         extension,
         prefix=data,
         count=count,
