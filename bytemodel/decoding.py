@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,10 @@ _FEW_ROWS = range(3, 49)
 class DecodingLinear(nn.Module):
     """`nn.Linear` for the few rows of a decoding step: one a stream, or one a byte."""
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = nn.Parameter(linear.weight.detach().to(dtype), requires_grad=False)
-        self.bias: Tensor | None = linear.bias
+        self.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+        self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.shape[:-1].numel()
@@ -45,14 +46,20 @@ def prepare(model: ByteModel, dtype: torch.dtype) -> ByteModel:
     Its linear maps are rounded to `dtype` once, where autocast would do it at every step, and
     on a CPU they move to memory with 2 MB pages, which the processor finds faster.
     """
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
-                setattr(module, name, DecodingLinear(child, dtype))
+    replace_linear(model, lambda weight, bias: DecodingLinear(weight, bias, dtype))
     weights = [module.weight for module in model.modules() if isinstance(module, DecodingLinear)]
     if weights[0].device.type == "cpu" and hasattr(mmap, "MADV_HUGEPAGE"):
         _move_to_huge_pages(weights)
     return model
+
+
+def replace_linear(module: nn.Module, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
+    """Put something else in place of every linear map, made of its weight and bias."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear | DecodingLinear):
+            setattr(module, name, make(child.weight, child.bias))
+        else:
+            replace_linear(child, make)
 
 
 def _move_to_huge_pages(weights: list[nn.Parameter]) -> None:

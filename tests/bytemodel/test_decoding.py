@@ -25,7 +25,7 @@ def test_a_decoding_linear_map_is_the_plain_one(shape: tuple[int, int], bias: bo
     plain = nn.Linear(24, 40, bias=bias)
     x = torch.randn(*shape, 24)
     with torch.inference_mode():
-        found = DecodingLinear(plain, torch.float32)(x)
+        found = DecodingLinear(plain.weight, plain.bias, torch.float32)(x)
         assert found.shape == (*shape, 40)
         torch.testing.assert_close(found, plain(x))
         # Heads are split off the last dimension without a copy.
