@@ -15,10 +15,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, logging
 
 from bytemodel.config import ModelConfig
 from bytemodel.patches import PAD, VOCABULARY
+
+logging.set_verbosity_error()  # it warns of settings that nobody made
 
 
 def _gpt2(config: ModelConfig, attention: str, **sizes: int) -> GPT2Config:
