@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import multiprocessing
 import resource
 import statistics
@@ -140,6 +141,7 @@ class Side:
         }
 
 
+@functools.cache
 def faster_attention(config: ModelConfig, dtype: torch.dtype, patches: int) -> str:
     times = {}
     for attention in ("eager", "sdpa"):

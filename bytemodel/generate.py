@@ -184,7 +184,7 @@ class Session:
             tokens_BT = torch.cat((tokens_BT, token_B[:, None]), dim=1)
             if int(token_B) == PAD:
                 break
-        return tokens_BT[0, known:].tolist()  # type: ignore[no-any-return]
+        return tokens_BT[0, known:].tolist()
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these streams only (int64 or boolean indexes)."""

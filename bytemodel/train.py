@@ -340,15 +340,16 @@ def _forward(compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
 def deterministic(device: torch.device) -> Iterator[None]:
     """On the CPU, add up gradients in the same order every time, whatever the threads do."""
     before = torch.are_deterministic_algorithms_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory
+    # Else every new tensor would be written twice; nothing here reads one before it is written.
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(before or device.type == "cpu")
-    # Every new tensor would be written twice; nothing here reads one before it is written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fills
+        memory.fill_uninitialized_memory = fills
 
 
 def _autocast(device: torch.device, dtype: Dtype) -> torch.autocast:
