@@ -39,8 +39,11 @@ lint: install
 
 # Measures this machine; the figures go to benchmarks/results/*.json. Keep it idle meanwhile.
 bench: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/cpu_speed.py
 	$(BIN)/python benchmarks/model_speed.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/training_step.py
 
 # The shipped checkpoint on every distribution, and as diagnostician of faulty machines; the
 # figures go to benchmarks/results/*.json.

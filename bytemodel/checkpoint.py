@@ -3,6 +3,8 @@
 A checkpoint is one file written by `torch.save`: a dict with `format`, `version`,
 `config`, `model` (tensors), `info` (how it came to be), for a classifier `labels` and, for
 one that training can resume from, `training` (step, optimizers, the configuration of the run).
+One that was imported also holds `unused`: the tensors of the other format that no model here
+reads.
 
 A run folder keeps its resumable checkpoints in `checkpoints/step-00001000.pt`, each with
 a marker `step-00001000.json` that holds size and SHA-256 and is written last: a file
@@ -16,9 +18,9 @@ import json
 import os
 import pickle
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeGuard, TypeVar, cast
 
 import torch
 
@@ -44,12 +46,16 @@ class CheckpointError(UserError):
 
 @dataclass(frozen=True)
 class Checkpoint(Generic[AnyModel]):
-    """A loaded checkpoint. `model` is in evaluation mode and in float32."""
+    """A loaded checkpoint. `model` is in evaluation mode and in float32.
+
+    `unused`: tensors that an import kept only for the sake of an export.
+    """
 
     path: Path
     model: AnyModel
     info: dict[str, Any]
     training: dict[str, Any] | None
+    unused: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def config(self) -> ModelConfig:
@@ -62,6 +68,7 @@ def save(
     *,
     info: dict[str, Any],
     training: dict[str, Any] | None = None,
+    unused: dict[str, torch.Tensor] | None = None,
     dtype: torch.dtype | None = None,
     force: bool = False,
 ) -> None:
@@ -80,6 +87,8 @@ def save(
         content["labels"] = list(model.labels)
     if training is not None:
         content["training"] = training
+    if unused:
+        content["unused"] = unused
     with atomic_write(path, force=force) as file:
         torch.save(content, file)
 
@@ -157,7 +166,7 @@ def load_any(
         raise CheckpointError(f"{path}: holds no usable model configuration ({error})") from None
     for name, shape in expected.items():
         tensor = weights.get(name)
-        if not isinstance(tensor, torch.Tensor):
+        if not is_whole(tensor):
             raise CheckpointError(f"{path}: the tensor {name!r} is missing; it was cut or altered")
         if tensor.shape != shape:
             raise CheckpointError(
@@ -169,12 +178,29 @@ def load_any(
         raise CheckpointError(f"{path}: holds the tensor {unknown[0]!r}, which no model here has")
     model = build()
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    info, training = content.get("info"), content.get("training")
+    info, training, unused = (content.get(key) for key in ("info", "training", "unused"))
     return Checkpoint(
         path,
         model.to(device).eval(),
         info if isinstance(info, dict) else {},
         training if isinstance(training, dict) else None,
+        {str(name): tensor for name, tensor in unused.items() if is_whole(tensor)}
+        if isinstance(unused, dict)
+        else {},
+    )
+
+
+def is_whole(value: object) -> TypeGuard[torch.Tensor]:
+    """Whether a value read from a file is a plain tensor that holds all its numbers.
+
+    A few bytes can claim to be a tensor of any size whose numbers are all the same one.
+    """
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and not value.is_complex()
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     )
 
 

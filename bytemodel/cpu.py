@@ -17,6 +17,7 @@ import torch
 from bytemodel import checkpoint
 from bytemodel.cpu_data import FIRST_STATE, trace_patches
 from bytemodel.data import collate
+from bytemodel.decoding import prepare
 from bytemodel.generate import Session
 from bytemodel.model import ByteModel
 from bytemodel.patches import PAD, VOCABULARY, Patches
@@ -58,8 +59,9 @@ def load_stepper(path: Path, dtype: str = "auto") -> ByteModelStepper:
     Raises `UserError` if the file is no checkpoint, or its model cannot hold CPU states.
     """
     device = pick_device("auto")
-    model = checkpoint.load(path, device=device).model
-    return ByteModelStepper(model, name=f"model:{path}", dtype=pick_dtype(dtype, device))
+    kind = pick_dtype(dtype, device)
+    model = prepare(checkpoint.load(path, device=device).model, kind)
+    return ByteModelStepper(model, name=f"model:{path}", dtype=kind)
 
 
 class ByteModelStepper:

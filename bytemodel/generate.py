@@ -1,5 +1,8 @@
 """Cached generation: each patch is read once, each byte extends a cache of its patch.
 
+A single stream also guesses bytes and lets the model check several at once (`lookup.py`,
+`draft.py`).
+
 Shape suffixes: B streams, P patches, S patch size, V vocabulary (257).
 """
 
@@ -14,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bytemodel.draft import rough_copy
 from bytemodel.layers import KeyValueCache
-from bytemodel.model import ByteModel, Conditions
+from bytemodel.lookup import Lookup
+from bytemodel.model import ByteDecoder, ByteModel, Conditions
 from bytemodel.patches import PAD, Patches, decode_bytes, extension_patch, pad_to_patches
 from cpusim.errors import UserError
 
@@ -74,11 +79,20 @@ class Session:
     `append` reads known patches; `next_patch` says what follows them, without reading it.
     """
 
-    def __init__(self, model: ByteModel, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: ByteModel,
+        *,
+        dtype: torch.dtype = torch.float32,
+        draft: ByteDecoder | None = None,
+    ) -> None:
+        """`draft`: guesses what a single stream says; without one, guesses are looked up."""
         self.model = model
         self.dtype = dtype
+        self.draft = draft
         self.device = next(model.parameters()).device
         self.length = 0
+        self.lookup = Lookup(model.config.patch_size)
         self._caches = model.new_caches()
         self._conditions = Conditions(torch.empty(0), torch.empty(0, dtype=torch.int64), None)
 
@@ -102,6 +116,8 @@ class Session:
         last_B = torch.arange(1, len(patches_BPS) + 1, device=self.device) * count - 1
         self._conditions = read.at(last_B)
         self.length = length
+        if len(patches_BPS) == 1:
+            self.lookup.read(patches_BPS.flatten().tolist())
 
     @torch.inference_mode()
     def next_patch(
@@ -121,33 +137,81 @@ class Session:
         batch, size = self._conditions.previous_NS.shape
         decoder = self.model.byte_decoder
         caches = [KeyValueCache() for _ in decoder.blocks]
+        draft_caches = [KeyValueCache() for _ in decoder.blocks]
         patch_BS = torch.full((batch, size), PAD, dtype=torch.int64, device=self.device)
-        known = 0
+        place = 0
         if known_BT is not None:
-            known = known_BT.shape[1]
-            patch_BS[:, :known] = known_BT.to(self.device)
+            place = known_BT.shape[1]
+            patch_BS[:, :place] = known_BT.to(self.device)
         ended_B = torch.zeros(batch, dtype=torch.bool, device=self.device)
         with self._autocast():
             contexts = decoder.contexts(self._conditions)
-            fresh_BT = patch_BS[:, :known]
-            for place in range(known, size):
-                logits_BTV = decoder(self._conditions.features_NC, fresh_BT, contexts, caches)
-                if logits is not None:
-                    logits.append(logits_BTV[:, -1])
-                token_B = sampling.choose(logits_BTV[:, -1], rng)
-                token_B = token_B.masked_fill(ended_B, PAD)
-                ended_B = token_B == PAD
-                patch_BS[:, place] = token_B
-                if bool(ended_B.all()):
-                    break
-                fresh_BT = patch_BS[:, place : place + 1]
+            while place < size:
+                tokens_BT = patch_BS[:, :place]
+                guesses: list[int] = []
+                if batch == 1 and self.draft is not None:
+                    guesses = self._drafted(tokens_BT, contexts, draft_caches, sampling, rng)
+                elif batch == 1:
+                    guesses = self.lookup.guess(tokens_BT[0].tolist())
+                if guesses:
+                    tokens_BT = torch.cat((tokens_BT, tokens_BT.new_tensor([guesses])), dim=1)
+                logits_BTV = decoder(
+                    self._conditions.features_NC, _unread(tokens_BT, caches), contexts, caches
+                )
+                right = 0
+                for logits_BV in logits_BTV[:, -1 - len(guesses) :].unbind(1):
+                    if logits is not None:
+                        logits.append(logits_BV)
+                    token_B = sampling.choose(logits_BV, rng).masked_fill(ended_B, PAD)
+                    ended_B = token_B == PAD
+                    patch_BS[:, place] = token_B
+                    place += 1
+                    if bool(ended_B.all()):
+                        return patch_BS
+                    if guesses[right : right + 1] != token_B.tolist():
+                        break
+                    right += 1
+                self.lookup.learn(len(guesses), right)
+                for cache in (*caches, *draft_caches):
+                    # The byte said last was not read, nor are wrong guesses to be remembered.
+                    cache.length = min(cache.length, place)
         return patch_BS
+
+    def _drafted(
+        self,
+        tokens_BT: Tensor,
+        contexts: list[tuple[Tensor, Tensor] | None],
+        caches: list[KeyValueCache],
+        sampling: Chooser,
+        rng: torch.Generator | None,
+    ) -> list[int]:
+        """What the draft says behind `tokens_BT`, all but the patch's last byte."""
+        assert self.draft is not None
+        known = tokens_BT.shape[1]
+        # With the same random numbers it draws what the model is going to draw.
+        twin = torch.Generator(self.device)
+        if rng is not None:
+            twin.set_state(rng.get_state())
+        while tokens_BT.shape[1] < self.model.config.patch_size - 1:
+            unread_BT = _unread(tokens_BT, caches)
+            logits_BTV = self.draft(self._conditions.features_NC, unread_BT, contexts, caches)
+            token_B = sampling.choose(logits_BTV[:, -1], twin)
+            tokens_BT = torch.cat((tokens_BT, token_B[:, None]), dim=1)
+            if int(token_B) == PAD:
+                break
+        return tokens_BT[0, known:].tolist()
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these streams only (int64 or boolean indexes)."""
+        self.lookup.forget()
         for cache in self._caches:
             cache.select(rows)
         self._conditions = self._conditions.at(rows)
+
+
+def _unread(tokens_BT: Tensor, caches: list[KeyValueCache]) -> Tensor:
+    """The bytes that are not in the caches, whose first position is no byte's."""
+    return tokens_BT[:, max(caches[0].length - 1, 0) :]
 
 
 @dataclass(frozen=True)
@@ -189,11 +253,12 @@ def generate(
         )
     limit = room if max_patches is None else min(max_patches, room)
     rng = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    draft = rough_copy(model, dtype) if count == 1 else None
     return (
         Generated(prefix[:whole] + decode_bytes(patches), ended)
         for first in range(0, count, _STREAMS)
         for patches, ended in _write_in_step(
-            Session(model, dtype=dtype),
+            Session(model, dtype=dtype, draft=draft),
             head,
             list(prefix[whole:]),
             min(_STREAMS, count - first),

@@ -68,8 +68,18 @@ def rotate(x_BHTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     )
 
 
-def attend(queries_BHTD: Tensor, keys_BHKD: Tensor, values_BHKD: Tensor, scale: float) -> Tensor:
-    """Causal attention; the last query stands at the last key. Returns (B, H, T, D)."""
+def attend(
+    queries_BHTD: Tensor,
+    keys_BHKD: Tensor,
+    values_BHKD: Tensor,
+    scale: float,
+    *,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Causal attention; the last query stands at the last key. Returns (B, H, T, D).
+
+    `dropout`: the share of attention weights to leave out.
+    """
     queries, keys = queries_BHTD.shape[2], keys_BHKD.shape[2]
     if queries == 1:
         mask = None
@@ -79,15 +89,21 @@ def attend(queries_BHTD: Tensor, keys_BHKD: Tensor, values_BHKD: Tensor, scale: 
     if keys > EXPLICIT_ATTENTION_KEYS:
         if queries == keys:
             return F.scaled_dot_product_attention(
-                queries_BHTD, keys_BHKD, values_BHKD, is_causal=True, scale=scale
+                queries_BHTD,
+                keys_BHKD,
+                values_BHKD,
+                is_causal=True,
+                scale=scale,
+                dropout_p=dropout,
             )
         return F.scaled_dot_product_attention(
-            queries_BHTD, keys_BHKD, values_BHKD, attn_mask=mask, scale=scale
+            queries_BHTD, keys_BHKD, values_BHKD, attn_mask=mask, scale=scale, dropout_p=dropout
         )
     scores_BHTK = (queries_BHTD @ keys_BHKD.transpose(-2, -1)).float() * scale
     if mask is not None:
         scores_BHTK = scores_BHTK.masked_fill(~mask, -torch.inf)
-    return scores_BHTK.softmax(-1).to(values_BHKD.dtype) @ values_BHKD
+    weights_BHTK = F.dropout(scores_BHTK.softmax(-1), dropout)
+    return weights_BHTK.to(values_BHKD.dtype) @ values_BHKD
 
 
 class Attention(nn.Module):
@@ -142,7 +158,8 @@ class Attention(nn.Module):
         if context is not None:
             keys = torch.cat((context[0], keys), dim=2)
             values = torch.cat((context[1], values), dim=2)
-        mixed = attend(queries, keys, values, 1 / math.sqrt(self.head_width))
+        dropout = self.dropout.p if self.training else 0.0
+        mixed = attend(queries, keys, values, 1 / math.sqrt(self.head_width), dropout=dropout)
         return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
 
 

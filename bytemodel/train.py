@@ -312,7 +312,7 @@ def train(
                 writer.add_scalar(f"{kind_of_record}/{name}", value, step)
         listener.logged(record, progress)
 
-    with _stop_signals() as stop, _deterministic(place):
+    with _stop_signals() as stop, deterministic(place):
         while True:
             elapsed = elapsed_before + time.monotonic() - began
             progress = config.progress(step, elapsed)
@@ -382,14 +382,19 @@ def _forward(task: Task, compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
 
 
 @contextlib.contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
+def deterministic(device: torch.device) -> Iterator[None]:
     """On the CPU, add up gradients in the same order every time, whatever the threads do."""
     before = torch.are_deterministic_algorithms_enabled()
+    # Else every new tensor would be written twice; nothing here reads one before it is written.
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(before or device.type == "cpu")
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = fills
 
 
 def _autocast(device: torch.device, dtype: Dtype) -> torch.autocast:

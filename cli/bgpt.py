@@ -201,6 +201,7 @@ def generate(
     for path in paths:
         refuse_existing(path, force=force)
     data = b"" if prefix is None else read_bytes(prefix)
+    from bytemodel.decoding import prepare
     from bytemodel.generate import Sampling
     from bytemodel.generate import generate as generate_files
     from cli import render
@@ -208,7 +209,7 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p)
     loaded, kind = load_model(model, device, dtype)
     made = generate_files(
-        loaded.model,
+        prepare(loaded.model, kind),
         extension,
         prefix=data,
         count=count,
@@ -243,9 +244,36 @@ def import_(weights: Path, output: Path, force: bool) -> None:
     from bytemodel import checkpoint
     from bytemodel.published import load_published
 
-    model = load_published(weights)
-    checkpoint.save(output, model, info={"imported from": weights.name}, force=force)
-    click.echo(f"wrote {output}: {model.parameter_count:,} parameters", err=True)
+    read = load_published(weights)
+    checkpoint.save(
+        output, read.model, info={"imported from": weights.name}, unused=read.unused, force=force
+    )
+    click.echo(f"wrote {output}: {read.model.parameter_count:,} parameters", err=True)
+
+
+@main.command()
+@click.argument("path", metavar="CKPT", type=FILE)
+@click.option(
+    "-o", "--output", type=FILE, metavar="WEIGHTS.pth", required=True, help="File to write."
+)
+@force_option
+def export(path: Path, output: Path, force: bool) -> None:
+    """Turn a checkpoint of ours into one that the bGPT authors' code reads.
+
+    CKPT is a checkpoint file or a run folder, of the published family. What `bgpt import` read
+    comes back tensor for tensor.
+
+    \b
+    Examples:
+      bgpt export runs/published -o weights.pth
+    """
+    refuse_existing(output, force=force)
+    from bytemodel import checkpoint
+    from bytemodel.published import save_published
+
+    loaded = checkpoint.load(path)
+    save_published(output, loaded, force=force)
+    click.echo(f"wrote {output}: {loaded.model.parameter_count:,} parameters", err=True)
 
 
 def _tree(values: Mapping[str, Any], depth: int = 1) -> Iterator[str]:

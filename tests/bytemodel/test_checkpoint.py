@@ -233,6 +233,10 @@ CHANGES: dict[str, tuple[Callable[[Content], object], str]] = {
         lambda c: c["model"].update(extra=torch.zeros(1)),
         "holds the tensor 'extra', which no model here has",
     ),
+    "a tensor that claims to be huge": (
+        lambda c: c["model"].update({first_key(c): torch.zeros(1).expand(1 << 40)}),
+        "is missing",
+    ),
     "a transposed tensor": (
         lambda c: c["model"].update({first_key(c): c["model"][first_key(c)].T}),
         "has shape",
@@ -248,8 +252,8 @@ def test_a_checkpoint_that_was_altered_is_refused_with_the_place(what: str, tmp_
 
 
 def test_a_checkpoint_with_odd_extras_still_loads(tmp_path: Path) -> None:
-    loaded = load(altered(tmp_path, lambda c: c.update(info=3, training="x", more=[1])))
-    assert (loaded.info, loaded.training) == ({}, None)
+    loaded = load(altered(tmp_path, lambda c: c.update(info=3, training="x", more=[1], unused=[2])))
+    assert (loaded.info, loaded.training, loaded.unused) == ({}, None, {})
     assert same(loaded.model, random_model())
 
 

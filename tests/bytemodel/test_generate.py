@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bytemodel import generate as module
 from bytemodel.config import Family
 from bytemodel.generate import GREEDY, Generated, Sampling, Session, generate
+from bytemodel.lookup import Lookup
 from bytemodel.model import ByteModel
 from bytemodel.patches import (
     PAD,
@@ -169,6 +170,69 @@ def test_a_model_that_never_ends_is_cut_off_at_the_limit() -> None:
     ]
     (found,) = generate(model, "bin", max_patches=10**6)
     assert found == Generated(b"A" * SIZE * (LONGEST - 1), False)
+
+
+# ---- Guesses
+
+
+class Guesser(Lookup):
+    """Guesses what a test tells it to; None: nothing."""
+
+    def __init__(self, guesses: list[int] | None) -> None:
+        super().__init__(SIZE)
+        self.guesses = guesses
+
+    def guess(self, said: list[int]) -> list[int]:
+        return [] if self.guesses is None else self.guesses[len(said) : SIZE - 1]
+
+
+def say(model: ByteModel, guesses: list[int] | None, sampling: Sampling) -> list[list[int]]:
+    """Three patches behind a prefix that ends inside a patch."""
+    rng = torch.Generator().manual_seed(4)
+    session = Session(model)
+    session.lookup = Guesser(guesses)
+    session.append(tokens(3)[None])
+    known = torch.tensor([[5]])
+    said = []
+    for _ in range(3):
+        said.append(session.next_patch(sampling, rng=rng, known_BT=known))
+        session.append(said[-1][:, None])
+        known = known[:, :0]
+    return [patch[0].tolist() for patch in said]
+
+
+@settings(max_examples=30)
+@given(
+    st.sampled_from(FAMILIES),
+    st.sampled_from([GREEDY, Sampling(1.0, top_k=9)]),
+    st.integers(0, 2),
+    st.lists(st.none() | st.integers(0, PAD), min_size=SIZE, max_size=SIZE),
+)
+def test_whatever_is_guessed_the_same_bytes_are_said(
+    family: Family, sampling: Sampling, patch: int, wrong: list[int | None]
+) -> None:
+    plain = say(MODELS[family], None, sampling)
+    # Right in some places, and wrong where hypothesis wants it.
+    right = plain[patch]
+    guesses = [r if w is None else w for r, w in zip(right, wrong, strict=True)]
+    assert say(MODELS[family], guesses, sampling) == plain
+
+
+def test_guesses_that_are_right_save_passes_of_the_byte_level(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = always(65)
+    session = Session(model)
+    session.append(torch.full((1, 4, SIZE), 65))
+    passes = []
+    forward = model.byte_decoder.forward
+    monkeypatch.setattr(
+        model.byte_decoder, "forward", lambda *args: passes.append(1) or forward(*args)
+    )
+    session.append(session.next_patch()[:, None])
+    first = len(passes)
+    session.next_patch()
+    assert (first, len(passes) - first) == (2, 1)
 
 
 # ---- Many streams

@@ -134,3 +134,31 @@ def test_dropout_acts_in_training_alone(modern: bool) -> None:
     assert torch.equal(block(x), block(x))
     block.train()
     assert not torch.equal(block(x), block(x))
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_dropout_leaves_out_attention_weights_and_scales_the_others(
+    explicit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "EXPLICIT_ATTENTION_KEYS", 512 if explicit else 0)
+    torch.manual_seed(0)
+    # All keys alike and all values 1: what comes out counts the weights that are left.
+    queries, keys, values = (
+        torch.zeros(2, 8, 16, 4),
+        torch.zeros(2, 8, 16, 4),
+        torch.ones(2, 8, 16, 4),
+    )
+    kept = attend(queries, keys, values, 0.3, dropout=0.25)[:, :, -1] * 16 * 0.75
+    torch.testing.assert_close(kept, kept.round(), atol=1e-3, rtol=0)
+    assert 0.65 * 16 < kept.mean() < 0.85 * 16
+    assert kept.std() > 0.5
+
+
+def test_attention_weights_are_dropped_in_training_only() -> None:
+    attention = Attention(WIDTH, HEADS, modern=False, dropout=0.5)
+    filled(attention)
+    attention.dropout.forward = lambda x: x  # what it does to the output is its own affair
+    x = random(1, 6, WIDTH)
+    assert torch.equal(attention(x), attention(x))
+    attention.train()
+    assert not torch.equal(attention(x), attention(x))

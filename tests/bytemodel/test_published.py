@@ -13,20 +13,23 @@ import torch
 import torch.nn.functional as F
 
 from bytemodel import checkpoint
-from bytemodel.checkpoint import CheckpointError
+from bytemodel.checkpoint import Checkpoint, CheckpointError
+from bytemodel.config import preset
 from bytemodel.generate import Session, generate
 from bytemodel.model import ByteModel
 from bytemodel.patches import PAD, decode_bytes
-from bytemodel.published import load_published
+from bytemodel.published import load_published, save_published
+from tests.bytemodel.models import random_model
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "bgpt_checkpoint"
 WEIGHTS = GOLDEN / "weights-tiny.pth"
+Content = dict[str, Any]
 EXPECTED = dict(np.load(GOLDEN / "expected.npz"))
 
 
 @pytest.fixture(scope="module")
 def model() -> ByteModel:
-    return load_published(WEIGHTS)
+    return load_published(WEIGHTS).model
 
 
 def predicted() -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,12 +113,80 @@ def test_an_imported_model_is_saved_and_loaded_like_any_other(
         assert torch.equal(loaded(patches, targets), model(patches, targets))
 
 
+def test_the_published_preset_has_the_papers_110_million_parameters() -> None:
+    with torch.device("meta"):
+        count = ByteModel(preset("published")).parameter_count
+    assert count == 110_083_584
+    assert round(count / 1e6) == 110
+
+
+# ---- Export
+
+
+def exported(loaded: Checkpoint, path: Path) -> Content:
+    save_published(path, loaded)
+    content = torch.load(path, weights_only=True)
+    assert list(content) == ["model"]
+    return content["model"]  # type: ignore[no-any-return]
+
+
+def same_tensors(one: Content, other: Content) -> bool:
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
+    )
+
+
+@pytest.mark.parametrize("masks", [True, False], ids=["with masks", "without masks"])
+def test_an_export_gives_back_every_tensor_of_the_import(masks: bool, tmp_path: Path) -> None:
+    content = torch.load(WEIGHTS, weights_only=True)
+    weights = {
+        name: tensor
+        for name, tensor in content["model"].items()
+        if masks or not name.endswith((".attn.bias", ".attn.masked_bias"))
+    }
+    assert (len(weights) < len(content["model"])) == (not masks)
+    torch.save({"model": weights}, tmp_path / "given.pth")
+    read = load_published(tmp_path / "given.pth")
+    checkpoint.save(tmp_path / "ours.pt", read.model, info={}, unused=read.unused)
+    written = exported(checkpoint.load(tmp_path / "ours.pt"), tmp_path / "again.pth")
+    assert same_tensors(written, weights)
+
+
+def test_a_model_trained_here_is_exported_in_full(tmp_path: Path) -> None:
+    model = random_model("published", patch_width=128, byte_width=128)
+    weights = exported(Checkpoint(tmp_path / "a.pt", model, {}, None), tmp_path / "out.pth")
+    assert weights["patch_level_decoder.base.wte.weight"].shape == (1, 128)
+    # The head is stored under its own name, but only once.
+    head, table = weights[HEAD], weights["byte_level_decoder.base.transformer.wte.weight"]
+    assert head.data_ptr() == table.data_ptr()
+    again = load_published(tmp_path / "out.pth").model
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (random_model("local"), "is of the local family, which the authors' code does not have"),
+        (random_model("published"), "has 2 and 2 heads a layer; the authors' code takes one for"),
+    ],
+)
+def test_a_model_that_the_format_cannot_hold_is_not_exported(
+    model: ByteModel, sentence: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "ours.pt"
+    with pytest.raises(CheckpointError, match=sentence) as error:
+        save_published(tmp_path / "out.pth", Checkpoint(path, model, {}, None))
+    assert str(error.value).startswith(f"{path}: ")
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- Files that are none
 
 
-Content = dict[str, Any]
 QKV = "patch_level_decoder.base.h.1.attn.c_attn.weight"
 EMBEDDING = "patch_level_decoder.patch_embedding.weight"
+HEAD = "byte_level_decoder.base.lm_head.weight"
 
 CHANGES: dict[str, tuple[Callable[[Content], object], str]] = {
     "no model": (lambda c: c.pop("model"), "is not one of the released bGPT checkpoints"),
@@ -137,6 +208,30 @@ CHANGES: dict[str, tuple[Callable[[Content], object], str]] = {
     "a width without heads": (
         lambda c: c["model"].update({EMBEDDING: torch.zeros(32, 257)}),
         "patch_heads is 0",
+    ),
+    "an unknown tensor": (
+        lambda c: c["model"].update({"value_head.weight": torch.zeros(3)}),
+        "holds the tensor 'value_head.weight', which no released model of its size has",
+    ),
+    "a number for a name": (
+        lambda c: c["model"].update({7: torch.zeros(3)}),
+        "holds the tensor '7', which no",
+    ),
+    "a layer with a gap before it": (
+        lambda c: c["model"].update({QKV.replace("h.1", "h.3"): c["model"][QKV]}),
+        r"holds the tensor 'patch_level_decoder\.base\.h\.3\.attn\.c_attn\.weight'",
+    ),
+    "a head of its own": (
+        lambda c: c["model"].update({HEAD: c["model"][HEAD] + 1}),
+        "lm_head.weight differs from .*wte.weight; in a released checkpoint the head is",
+    ),
+    "a tensor that claims to be huge": (
+        lambda c: c["model"].update({EMBEDDING: torch.zeros(1).expand(1 << 20, 257 << 20)}),
+        f"the tensor '{EMBEDDING}' is missing or damaged",
+    ),
+    "a sparse tensor": (
+        lambda c: c["model"].update({QKV: torch.eye(384).to_sparse()}),
+        f"the tensor '{QKV}' is missing or damaged",
     ),
 }
 

@@ -420,6 +420,18 @@ def test_import_makes_a_checkpoint_of_a_released_one(tmp_path: Path) -> None:
     assert "no such checkpoint" in refused("import", tmp_path / "none", "-o", tmp_path / "n.pt")
 
 
+def test_export_gives_back_what_import_took_over(tmp_path: Path, model: Path) -> None:
+    ours, back = tmp_path / "imported.pt", tmp_path / "back.pth"
+    bgpt("import", RELEASED, "-o", ours)
+    assert bgpt("export", ours, "-o", back).stderr.startswith(f"wrote {back}: ")
+    given, written = (torch.load(path, weights_only=True)["model"] for path in (RELEASED, back))
+    assert given.keys() == written.keys()
+    assert all(torch.equal(given[name], written[name]) for name in given)
+    assert refused("export", ours, "-o", back).endswith("use --force to replace it")
+    assert "is of the local family" in refused("export", model, "-o", tmp_path / "none.pth")
+    assert not (tmp_path / "none.pth").exists()
+
+
 # The program --------------------------------------------------------------------------
 
 
