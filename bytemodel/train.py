@@ -508,14 +508,43 @@ def _tensorboard_writer(run: Path) -> Any:
     return SummaryWriter(str(run / "tensorboard"))
 
 
+_NAMED_GROUPS = 9
+
+
+def _plot_groups(axes: Any, records: list[dict[str, Any]]) -> None:
+    """What is wrong in each group, those named that were worst over the last half."""
+    steps = [record["step"] for record in records]
+    names = sorted({name for record in records for name in record["groups"]})
+    wrong = {
+        name: [1 - record["groups"].get(name, math.nan) for record in records] for name in names
+    }
+    late = {
+        name: sum(share for share in shares[len(shares) // 2 :] if share == share)
+        for name, shares in wrong.items()
+    }
+    worst = sorted(names, key=lambda name: -late[name])[:_NAMED_GROUPS]
+    for name in names:
+        if name not in worst:
+            axes.plot(steps, wrong[name], color="0.8", linewidth=0.7)
+    for place, name in enumerate(worst):
+        axes.plot(
+            steps, wrong[name], color=f"C{place}", marker="o", markersize=3, linewidth=1, label=name
+        )
+    axes.set_yscale("log", nonpositive="clip")
+    axes.set(ylabel="share wrong, evaluation, by group", ylim=(5e-4, 1.6))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    axes.legend(loc="lower left", fontsize=8)
+
+
 def plot(run: Path) -> None:
     """Draw loss and accuracy over time as `training.png` in the run folder."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
     records = read_metrics(run)
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    groups = any("groups" in record for record in records)
+    figure = Figure(figsize=(8, 11 if groups else 7), layout="constrained")
+    upper, lower, *third = figure.subplots(3 if groups else 2, 1, sharex=True)
     wrong: list[float] = []
     for kind, style in (
         ("train", {"alpha": 0.35, "linewidth": 0.7}),
@@ -537,7 +566,8 @@ def plot(run: Path) -> None:
     # Where nothing was wrong the curve leaves the plot: a logarithm has no zero.
     least = min([share for share in wrong if share > 0], default=0.1)
     lower.set_yscale("log", nonpositive="clip")
-    lower.set(xlabel="step", ylabel="share wrong", ylim=(min(0.1, least) / 1.5, 1.6))
+    (third or [lower])[0].set_xlabel("step")
+    lower.set(ylabel="share wrong", ylim=(min(0.1, least) / 1.5, 1.6))
     lower.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     upper.set(title=run.name, ylabel="bits per byte", yscale="log")
     if upper.has_data():
@@ -547,7 +577,9 @@ def plot(run: Path) -> None:
         upper.legend(loc="lower left")
         lower.legend(loc="lower left")
     upper.yaxis.set_major_formatter(FuncFormatter(lambda bits, _: f"{bits:g}"))
-    for axes in (upper, lower):
+    for axes in third:
+        _plot_groups(axes, [record for record in records if "groups" in record])
+    for axes in (upper, lower, *third):
         axes.grid(which="major", alpha=0.4)
         axes.grid(which="minor", alpha=0.12)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
