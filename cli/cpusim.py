@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 @click.group(
     cls=CommandGroup,
-    lazy={"compare": "cli.compare:compare"},
+    lazy={
+        "compare": "cli.compare:compare",
+        "conformance": "cli.conformance:conformance",
+    },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="cpusim")

@@ -25,8 +25,7 @@ How so few steps do it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -43,12 +42,12 @@ from cpusim.isa import (
     STATE_SIZE,
     Form,
     Instruction,
-    InstructionSet,
     Operand,
     Place,
 )
 from cpusim.jit import kernel
 from cpusim.machine import tables
+from cpusim.programs import Programs
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -85,21 +84,6 @@ _WISHES = 30  # cases that a first state is put together from, as far as they fi
 _NOTHING = -1 << 40
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
-    """`memories`: uint8[N, 1024]; `states`: uint8[N, 16], the first states (PC and IR zero);
-    `lengths`: int64[N], instructions with HLT, which is the last."""
-
-    memories: Bytes
-    states: Bytes
-    lengths: Ints
-
-    @property
-    def cases(self) -> int:
-        """Predictions of all traces: each record after the first, and the end."""
-        return int(self.lengths.sum()) + len(self.lengths)
-
-
 class _Table(NamedTuple):
     """The instruction set: `forms` int64[forms, 10]; `loader`, the row of the form that loads a
     constant; `results` and `starts` as in `machine.Tables`."""
@@ -113,10 +97,10 @@ class _Table(NamedTuple):
 class _Todo(NamedTuple):
     """What is still to be executed.
 
-    `missing`: bool[forms, keys]. `totals`, `remaining`, `words`: int64[forms], missing keys at first
-    and now, and how many of these are words. `worth`: int64[2, 256], missing pairs that
-    a value in ACC, or in a register, can start by being overwritten. `pointers`: int64[forms], where
-    to look for missing keys. `random`: uint64[1].
+    `missing`: bool[forms, keys]. `totals`, `remaining`, `words`: int64[forms], how many keys a
+    form had and still misses, and how many of those it misses are words. `worth`: int64[2, 256],
+    how many missing pairs a value in ACC, or in a register, can start by being overwritten.
+    `pointers`: int64[forms], where to look for missing keys. `random`: uint64[1].
     """
 
     missing: Flags
@@ -165,9 +149,7 @@ def _find_keys(form: Ints, operands: Ints, values: Ints, keys: Ints) -> tuple[in
 
 
 @kernel
-def _rate(
-    table: _Table, todo: _Todo, row: int, operands: Ints, values: Ints, keys: Ints
-) -> int:
+def _rate(table: _Table, todo: _Todo, row: int, operands: Ints, values: Ints, keys: Ints) -> int:
     """How good an instruction is: missing keys first, then what it does to the values' worth.
 
     `_NOTHING` if no key is missing.
@@ -230,7 +212,7 @@ def _choose(
 
 @kernel
 def _rank(todo: _Todo, order: Ints) -> int:
-    """Fill `order` with the forms that have missing keys, furthest behind first; returns how many."""
+    """Fill `order` with the forms that miss keys, furthest behind first; returns how many do."""
     count = 0
     for row in range(len(order)):
         left, total = todo.remaining[row], todo.totals[row]
@@ -444,41 +426,40 @@ def _required(forms: Ints) -> Flags:
     return required
 
 
-@lru_cache(maxsize=2)
-def sweep(isa: InstructionSet = ISA) -> Sweep:
-    """The programs of the sweep, in an order in which any first part is a random sample.
+@cache
+def sweep() -> Programs:
+    """The programs of the sweep, in an order of which any first part is a random sample.
 
     The same on every machine. Takes some seconds.
     """
-    working = [variant for variant in isa.variants if not variant[0].halts]
-    forms = np.array([_describe(*variant) for variant in working], np.int64)
-    compiled = tables(isa)
+    forms = np.array([_describe(*v) for v in ISA.variants if not v[0].halts], np.int64)
+    compiled = tables(ISA)
     loader = int(np.flatnonzero(forms[:, _IMMEDIATE])[0])
     table = _Table(forms, loader, compiled.results, compiled.starts)
     missing = _required(forms)
-    totals = missing.sum(axis=1)
-    worth = np.stack([np.full(_BYTES, _BYTES * int((forms[:, _USES_UP] == k).sum())) for k in (0, 1)])
     todo = _Todo(
         missing,
-        totals,
-        totals.copy(),
+        missing.sum(axis=1),
+        missing.sum(axis=1),
         missing[:, _WORD_KEYS:].sum(axis=1),
-        worth,
+        np.array([[_BYTES * int((forms[:, _USES_UP] == kind).sum())] * _BYTES for kind in (0, 1)]),
         np.zeros(len(forms), np.int64),
         np.array([_SEED], np.uint64),
     )
     memories: list[Bytes] = []
     firsts: list[Ints] = []
     lengths: list[int] = []
-    # All lengths by turns. While much is missing no program ends before its turn says so.
+    # Lengths take turns. No program ends before its time while much is missing, so all occur.
     while todo.remaining.any():
         most = SLOTS - 1 - len(lengths) % SLOTS
+        # HLT is all zero.
         memory, first = np.zeros(MEMORY_SIZE, np.uint8), np.zeros(_PLACES, np.int64)
         lengths.append(_write(table, todo, most, memory, first) + 1)
         memories.append(memory)
         firsts.append(first)
-    states = np.zeros((len(firsts), STATE_SIZE), np.uint8)
     values = np.array(firsts, np.uint8)
+    states = np.zeros((len(values), STATE_SIZE), np.uint8)
     states[:, ACC], states[:, FIRST_REGISTER:] = values[:, _ACC_PLACE], values[:, 1:]
-    order = np.random.default_rng(_SEED).permutation(len(lengths))
-    return Sweep(np.array(memories)[order], states[order], np.array(lengths)[order])
+    # The old generator, because its numbers are promised never to change.
+    order = np.random.RandomState(_SEED).permutation(len(values))
+    return Programs(np.array(memories)[order], states[order], np.array(lengths)[order])
