@@ -202,7 +202,9 @@ def _report_lines(report: Report, what: str, seconds: float) -> Iterator[Text]:
             yield Text(_case_text(case))
         yield Text()
     yield Text(report.candidate, style="bold")
-    yield Text(f"  {what}, in {seconds:,.0f} s ({report.cases / max(seconds, 1e-9):,.0f} cases/s)")
+    yield Text(f"  {what}")
+    rate = report.cases / max(seconds, 1e-9)
+    yield Text(f"  {'time':<22}{seconds:,.0f} s, {rate:,.0f} cases/s")
     yield _share("cases right", report.cases - report.wrong, report.cases)
     pairs = [report.pairs(form) for form in BINARY_FORMS]
     checked, wrong = (sum(counts) for counts in zip(*pairs, strict=True))
@@ -213,12 +215,10 @@ def _report_lines(report: Report, what: str, seconds: float) -> Iterator[Text]:
         yield Text(f"  {label:<22}{int((counts[0] > 0).sum())} of {SLOTS}")
     if report.wrong:
         tallies = report.by_form.values()
-        yield Text(
-            f"  {'wrong cases':<22}{report.wrong:,}: {sum(t.wrong_result for t in tallies):,} with"
-            f" a wrong result, {sum(t.wrong_fetch for t in tallies):,} a wrong fetch,"
-            f" {sum(t.wrong_end for t in tallies):,} a wrong end"
-        )
-        fields = Counter(dict(zip(FIELDS, report.by_field.tolist(), strict=True))).most_common(6)
+        for kind in ("result", "fetch", "end"):
+            count = sum(getattr(tally, f"wrong_{kind}") for tally in tallies)
+            yield Text(f"  {f'with a wrong {kind}':<22}{count:,}")
+        fields = Counter(dict(zip(FIELDS, report.by_field.tolist(), strict=True))).most_common(3)
         worst = ", ".join(f"{field} {count:,}" for field, count in fields if count)
         yield Text(f"  {'most wrong fields':<22}{worst}")
     if report.cut:

@@ -4,8 +4,8 @@ What is executed
     - every binary form (`OP R`, `OP R R`, `OP R R R`) on all 65,536 pairs of operand values,
       from two places; and, where it names both operands, on one register twice: each register
       with each value;
-    - every other form on each value in each place (ACC or register) that it reads or writes;
-      those that name two registers also on one register twice;
+    - every other form on each value in each place (ACC or register) that it reads, and what
+      copies also to each place; where it names two registers, also on one register twice;
     - every instruction word that can execute (of LOADI every value), so every register in
       every operand of every form;
     - from every slot, and behind 0 to 255 instructions the HLT that ends the program.
