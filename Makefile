@@ -42,9 +42,12 @@ bench: install
 	$(BIN)/python benchmarks/cpu_speed.py
 	$(BIN)/python benchmarks/model_speed.py
 
-# The shipped checkpoint on every distribution; the figures go to benchmarks/results/accuracy.json.
+# The shipped checkpoint on every distribution and every case, and its verification beside
+# cached rollout. Takes hours; the figures go to benchmarks/results/*.json.
 check-full: install
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/conformance.py
+	$(BIN)/python benchmarks/verification.py
 
 clean:
 	rm -rf $(VENV) $(OUT) build *.egg-info

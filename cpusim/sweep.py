@@ -52,6 +52,7 @@ from cpusim.programs import Programs
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Starts = npt.NDArray[np.int32]
 
 _SEED = 1
 _BYTES = 256
@@ -70,7 +71,7 @@ _BINARY = 8  # computes something from two values
 _USES_UP = 9  # what a binary form overwrites its a in: 0 for ACC, 1 for a register, else -1
 
 # A case is known by its form and up to three keys, numbers of flags:
-#   a binary form's pair `b << 8 | a`;
+#   a binary form's pair `a << 8 | b`;
 #   where one register is read twice, this place and value; else of a form that is not binary
 #   a's place and value, and the second place and its value (b's, or the one that is written);
 #   the word.
@@ -78,7 +79,6 @@ _PAIRS = _BYTES * _BYTES
 _SINGLES = _PLACES * _BYTES
 _A_KEYS, _SECOND_KEYS, _TWICE_KEYS, _WORD_KEYS = (_PAIRS + _SINGLES * part for part in range(4))
 _KEYS = _WORD_KEYS + _PLACES**3
-_STRIDE = 48_271  # coprime to _KEYS: missing cases are looked up from all over the table
 _WISHES = 30  # cases that a first state is put together from, as far as they fit
 
 _NOTHING = -1 << 40
@@ -91,24 +91,27 @@ class _Table(NamedTuple):
     forms: Ints
     loader: int
     results: Bytes
-    starts: npt.NDArray[np.int32]
+    starts: Starts
 
 
 class _Todo(NamedTuple):
     """What is still to be executed.
 
-    `missing`: bool[forms, keys]. `totals`, `remaining`, `words`: int64[forms], how many keys a
-    form had and still misses, and how many of those it misses are words. `worth`: int64[2, 256],
-    how many missing pairs a value in ACC, or in a register, can start by being overwritten.
-    `pointers`: int64[forms], where to look for missing keys. `random`: uint64[1].
+    `missing`: uint8[forms, keys / 8], a bit for each key. `totals`, `remaining`, `words`:
+    int64[forms], how many keys a form had and still misses, and how many of these are words.
+    `worth`: int64[2, 256], how many missing pairs a value in ACC, or in a register, can start by
+    being overwritten.
+    `wishes`: int64[totals.sum()], the keys of each form, shuffled, form after form; `wished`:
+    int64[forms], up to where in there none is missing. `random`: uint64[1].
     """
 
-    missing: Flags
+    missing: Bytes
     totals: Ints
     remaining: Ints
     words: Ints
     worth: Ints
-    pointers: Ints
+    wishes: Ints
+    wished: Ints
     random: npt.NDArray[np.uint64]
 
 
@@ -123,90 +126,95 @@ def _below(random: npt.NDArray[np.uint64], bound: int) -> int:
     return int((bits >> np.uint64(32)) % np.uint64(bound))
 
 
-@kernel
-def _place(code: int, operands: Ints) -> int:
-    return code if code >= 0 else operands[-1 - code]
+# What runs in the inner loop takes numbers, no arrays: numba counts references to each array
+# that a function is given, which would take forty times as long as the rest.
 
 
 @kernel
-def _find_keys(form: Ints, operands: Ints, values: Ints, keys: Ints) -> tuple[int, int]:
-    """Set `keys` to those of an instruction's case; returns the values it reads."""
-    a_place = _ACC_PLACE if form[_IMMEDIATE] else _place(form[_A], operands)
-    reads_b = form[_B] != _OTHER
-    a = operands[0] if form[_IMMEDIATE] else values[a_place]
-    b = values[_place(form[_B], operands)] if reads_b else 0
-    if form[_REGISTERS] > 1 and operands[0] == operands[1]:
-        keys[0] = keys[1] = _TWICE_KEYS + (a_place << 8 | a)
-    elif form[_BINARY]:
-        keys[0] = keys[1] = b << 8 | a
-    else:
-        keys[0] = _A_KEYS + (a_place << 8 | a)
-        keys[1] = _SECOND_KEYS + (_place(form[_SECOND], operands) << 8 | (b if reads_b else a))
-    keys[2] = _WORD_KEYS
-    if not form[_IMMEDIATE]:
-        keys[2] += (operands[0] * _PLACES + operands[1]) * _PLACES + operands[2]
-    return a, b
+def _place(code: int, x: int, y: int, z: int) -> int:
+    """The place that a form's place is in an instruction (ACC's if it is an immediate)."""
+    if code >= 0:
+        return code
+    return x if code == -1 else y if code == -2 else z if code == -3 else _ACC_PLACE
 
 
 @kernel
-def _rate(table: _Table, todo: _Todo, row: int, operands: Ints, values: Ints, keys: Ints) -> int:
-    """How good an instruction is: missing keys first, then what it does to the values' worth.
+def _first_key(binary: int, twice: bool, place: int, a: int, b: int) -> int:
+    """The key of the values read; `place`: a's."""
+    if twice:
+        return _TWICE_KEYS + (place << 8 | a)
+    return a << 8 | b if binary else _A_KEYS + (place << 8 | a)
 
-    `_NOTHING` if no key is missing.
+
+@kernel
+def _second_key(binary: int, twice: bool, first: int, place: int, value: int) -> int:
+    """The key of the second place and its value; the first key if there is none."""
+    return first if binary or twice else _SECOND_KEYS + (place << 8 | value)
+
+
+@kernel
+def _word_key(immediate: int, x: int, y: int, z: int) -> int:
+    return _WORD_KEYS + (0 if immediate else (x * _PLACES + y) * _PLACES + z)
+
+
+@kernel
+def _in_turn(first: int, number: int) -> int:
+    """The register that comes `number` (0..9) places after register `first`, round and round."""
+    place = first + number
+    return place if place < _PLACES else place - (_PLACES - 1)
+
+
+@kernel
+def _choose(table: _Table, todo: _Todo, row: int, values: Ints, best: Ints) -> bool:
+    """Set `best` to the operands of a form's best instruction; returns whether one is any good.
+
+    The best one has the most missing keys, and of these does most for the worth of the values.
     """
-    form = table.forms[row]
-    a, b = _find_keys(form, operands, values, keys)
-    missing = todo.missing[row]
-    gain = int(missing[keys[0]]) + int(missing[keys[1]]) + int(missing[keys[2]])
-    if gain == 0:
-        return _NOTHING
-    dest = _place(form[_DEST], operands)
-    worth = todo.worth[min(dest, 1)]
-    rating = worth[table.results[table.starts[form[_OPCODE]] + (b << 8 | a)]] - worth[values[dest]]
-    if form[_ECHO] != _OTHER:
-        echo = _place(form[_ECHO], operands)
-        worth = todo.worth[min(echo, 1)]
-        rating += worth[a] - worth[values[echo]]
-    return (gain << 20) + rating
-
-
-@kernel
-def _choose(
-    table: _Table, todo: _Todo, row: int, values: Ints, keys: Ints, operands: Ints, best: Ints
-) -> bool:
-    """Set `best` to the operands of a form's best instruction; returns whether one is any good."""
-    form = table.forms[row]
-    registers = _PLACES - 1
-    count = form[_REGISTERS]
+    forms, results, missing, worth = table.forms, table.results, todo.missing, todo.worth
+    start = table.starts[forms[row, _OPCODE]]
+    count, immediate, binary = forms[row, _REGISTERS], forms[row, _IMMEDIATE], forms[row, _BINARY]
+    a_code, b_code, second_code = forms[row, _A], forms[row, _B], forms[row, _SECOND]
+    dest_code, echo_code = forms[row, _DEST], forms[row, _ECHO]
     words_missing = todo.words[row] > 0
-    # Whatever the operands of a form with a third one, that may be any register.
-    cheapest = 1
+    registers = _PLACES - 1
+    cheapest = 1  # the register to write to, if any may be
     for place in range(2, _PLACES):
-        if todo.worth[1, values[place]] < todo.worth[1, values[cheapest]]:
+        if worth[1, values[place]] < worth[1, values[cheapest]]:
             cheapest = place
-    turn = _below(todo.random, registers)
+    first = 1 + _below(todo.random, registers)
     top = _NOTHING
-    operands[:] = 0
-    for x in range(_BYTES if form[_IMMEDIATE] else registers if count > 0 else 1):
-        if form[_IMMEDIATE]:
-            operands[0] = x
-        elif count > 0:
-            operands[0] = 1 + (turn + x) % registers
-        for y in range(registers if count > 1 else 1):
-            if count > 1:
-                operands[1] = 1 + (turn + y) % registers
-            if form[_BINARY] and not words_missing and operands[0] != operands[1]:
-                # The same as below, for the loop where all the time goes.
-                a = values[_place(form[_A], operands)]
-                if not todo.missing[row, values[_place(form[_B], operands)] << 8 | a]:
+    for i in range(_BYTES if immediate else registers if count > 0 else 1):
+        x = i if immediate else _in_turn(first, i) if count > 0 else 0
+        for j in range(registers if count > 1 else 1):
+            y = _in_turn(first, j) if count > 1 else 0
+            twice = count > 1 and x == y
+            a_place = _place(a_code, x, y, 0)
+            a = x if immediate else values[a_place]
+            b = values[_place(b_code, x, y, 0)] if b_code != _OTHER else 0
+            key = _first_key(binary, twice, a_place, a, b)
+            second = _place(second_code, x, y, 0)
+            other = _second_key(binary, twice, key, second, a if b_code == _OTHER else b)
+            gain = missing[row, key >> 3] >> (key & 7) & 1
+            gain += missing[row, other >> 3] >> (other & 7) & 1
+            if gain == 0 and not words_missing:
+                continue
+            result = results[start + (b << 8 | a)]
+            for k in range(registers if count > 2 and words_missing else 1):
+                z = 0 if count < 3 else _in_turn(first, k) if words_missing else cheapest
+                key = _word_key(immediate, x, y, z)
+                total = gain + (missing[row, key >> 3] >> (key & 7) & 1)
+                if total == 0:
                     continue
-            for z in range(registers if count > 2 and words_missing else 1):
-                if count > 2:
-                    operands[2] = 1 + (turn + z) % registers if words_missing else cheapest
-                rating = _rate(table, todo, row, operands, values, keys)
+                dest = _place(dest_code, x, y, z)
+                kind = min(dest, 1)
+                rating = (total << 20) + worth[kind, result] - worth[kind, values[dest]]
+                if echo_code != _OTHER:
+                    echo = _place(echo_code, x, y, z)
+                    kind = min(echo, 1)
+                    rating += worth[kind, a] - worth[kind, values[echo]]
                 if rating > top:
                     top = rating
-                    best[:] = operands
+                    best[0], best[1], best[2] = x, y, z
     return top > _NOTHING
 
 
@@ -228,18 +236,21 @@ def _rank(todo: _Todo, order: Ints) -> int:
 
 
 @kernel
-def _constant(table: _Table, todo: _Todo, order: Ints, values: Ints) -> int:
-    """The constant that serves ACC best, for the first of the forms in `order` that has a use
+def _constant(table: _Table, todo: _Todo, order: Ints, count: int, values: Ints) -> int:
+    """The constant that serves ACC best, for the first of `count` forms in `order` that has a use
     for any; -1 if none has."""
-    for row in order:
+    missing, worth = todo.missing, todo.worth
+    for number in range(count):
+        row = order[number]
         if table.forms[row, _USES_UP] != 0:
             continue
         found, top = -1, -1
         for value in range(_BYTES):
-            if todo.worth[0, value] > top:
+            if worth[0, value] > top:
                 for place in range(1, _PLACES):
-                    if todo.missing[row, values[place] << 8 | value]:
-                        found, top = value, todo.worth[0, value]
+                    key = value << 8 | values[place]
+                    if missing[row, key >> 3] >> (key & 7) & 1:
+                        found, top = value, worth[0, value]
                         break
         if found >= 0:
             return found
@@ -247,22 +258,20 @@ def _constant(table: _Table, todo: _Todo, order: Ints, values: Ints) -> int:
 
 
 @kernel
-def _next(
-    table: _Table, todo: _Todo, order: Ints, values: Ints, keys: Ints, operands: Ints, best: Ints
-) -> int:
+def _next(table: _Table, todo: _Todo, order: Ints, values: Ints, best: Ints) -> int:
     """The form of the next instruction, its operands in `best`; -1 if the values serve none."""
     count = _rank(todo, order)
     waiting = 0  # forms that use up ACC
-    for row in order[:count]:
-        waiting += table.forms[row, _USES_UP] == 0
-    for place in range(count):
-        row = order[place]
-        if _choose(table, todo, row, values, keys, operands, best):
+    for number in range(count):
+        waiting += table.forms[order[number], _USES_UP] == 0
+    for number in range(count):
+        row = order[number]
+        if _choose(table, todo, row, values, best):
             return row
         if table.forms[row, _USES_UP] == 0:
             waiting -= 1
             # Whatever follows, ACC would have to be loaded sooner or later.
-            constant = _constant(table, todo, order[:count], values) if waiting == 0 else -1
+            constant = _constant(table, todo, order, count, values) if waiting == 0 else -1
             if constant >= 0:
                 best[:] = 0
                 best[0] = constant
@@ -276,7 +285,7 @@ def _wish(form: Ints, key: int, values: Ints, known: Flags, todo: _Todo, operand
     operands[:] = 0
     a, b = -1, -1
     if key < _PAIRS:
-        a, b = key % _BYTES, key // _BYTES
+        a, b = key // _BYTES, key % _BYTES
     elif key < _WORD_KEYS:
         part, place = (key - _PAIRS) // _SINGLES, (key - _PAIRS) % _SINGLES // _BYTES
         second = part == 1
@@ -297,22 +306,22 @@ def _wish(form: Ints, key: int, values: Ints, known: Flags, todo: _Todo, operand
     registers = _PLACES - 1
     for number in range(form[_REGISTERS]):
         if operands[number] == 0:
-            turn = _below(todo.random, registers)
+            first = 1 + _below(todo.random, registers)
             for i in range(registers):
-                place = 1 + (turn + i) % registers
+                place = _in_turn(first, i)
                 if number == 2 or not (
                     known[place] or place == operands[0] or place == operands[1]
                 ):
                     operands[number] = place
                     break
             else:
-                operands[number] = 1 + turn
+                operands[number] = first
     if form[_IMMEDIATE]:
         operands[0] = max(a, 0)
         return
     for code, value in ((form[_A], a), (form[_B], b)):
         if value >= 0:
-            place = _place(code, operands)
+            place = _place(code, operands[0], operands[1], operands[2])
             if not known[place]:
                 values[place] = value
                 known[place] = True
@@ -325,21 +334,25 @@ def _begin(table: _Table, todo: _Todo, values: Ints, operands: Ints) -> int:
     Returns -1 if nothing is missing.
     """
     order = np.zeros(len(table.forms), np.int64)
-    positions = todo.pointers.copy()
+    positions = todo.wished.copy()
     known = np.zeros(_PLACES, np.bool_)
     unused = np.zeros(3, np.int64)
     count = _rank(todo, order)
     for number in range(_WISHES if count else 0):
         row = order[number % count]
+        end = todo.totals[: row + 1].sum()
         at = positions[row]
-        while at < _KEYS and not todo.missing[row, at * _STRIDE % _KEYS]:
+        while at < end:
+            key = todo.wishes[at]
+            if todo.missing[row, key >> 3] >> (key & 7) & 1:
+                break
             at += 1
-        if positions[row] == todo.pointers[row]:
-            todo.pointers[row] = at
+        if positions[row] == todo.wished[row]:
+            todo.wished[row] = at
         positions[row] = at + 1
-        if at < _KEYS:
-            wished = operands if number == 0 else unused
-            _wish(table.forms[row], at * _STRIDE % _KEYS, values, known, todo, wished)
+        if at < end:
+            chosen = operands if number == 0 else unused
+            _wish(table.forms[row], todo.wishes[at], values, known, todo, chosen)
     for place in range(_PLACES):
         if not known[place]:
             values[place] = _below(todo.random, _BYTES)
@@ -347,23 +360,28 @@ def _begin(table: _Table, todo: _Todo, values: Ints, operands: Ints) -> int:
 
 
 @kernel
-def _execute(
-    table: _Table, todo: _Todo, row: int, operands: Ints, values: Ints, keys: Ints
-) -> None:
+def _execute(table: _Table, todo: _Todo, row: int, operands: Ints, values: Ints) -> None:
     """Change the values as the instruction does, and tick its case off."""
     form = table.forms[row]
-    a, b = _find_keys(form, operands, values, keys)
-    for key in keys:
-        if todo.missing[row, key]:
-            todo.missing[row, key] = False
+    x, y, z = operands[0], operands[1], operands[2]
+    immediate, binary, reads_b = form[_IMMEDIATE], form[_BINARY], form[_B] != _OTHER
+    twice = form[_REGISTERS] > 1 and x == y
+    a_place = _place(form[_A], x, y, z)
+    a = x if immediate else values[a_place]
+    b = values[_place(form[_B], x, y, z)] if reads_b else 0
+    first = _first_key(binary, twice, a_place, a, b)
+    second = _place(form[_SECOND], x, y, z)
+    other = _second_key(binary, twice, first, second, b if reads_b else a)
+    for key in (first, other, _word_key(immediate, x, y, z)):
+        if todo.missing[row, key >> 3] >> (key & 7) & 1:
+            todo.missing[row, key >> 3] ^= 1 << (key & 7)
             todo.remaining[row] -= 1
             todo.words[row] -= key >= _WORD_KEYS
             if key < _PAIRS and form[_USES_UP] >= 0:
                 todo.worth[form[_USES_UP], a] -= 1
-    result = table.results[table.starts[form[_OPCODE]] + (b << 8 | a)]
-    values[_place(form[_DEST], operands)] = result
+    values[_place(form[_DEST], x, y, z)] = table.results[table.starts[form[_OPCODE]] + (b << 8 | a)]
     if form[_ECHO] != _OTHER:
-        values[_place(form[_ECHO], operands)] = a
+        values[_place(form[_ECHO], x, y, z)] = a
 
 
 @kernel
@@ -371,20 +389,32 @@ def _write(table: _Table, todo: _Todo, most: int, memory: Bytes, first: Ints) ->
     """Write a program of at most `most` instructions before its HLT to zeroed memory, and the
     values it starts from to `first`; returns how many instructions there are."""
     values = np.zeros(_PLACES, np.int64)
-    operands, best, keys = np.zeros(3, np.int64), np.zeros(3, np.int64), np.zeros(3, np.int64)
+    best = np.zeros(3, np.int64)
     order = np.zeros(len(table.forms), np.int64)
     row = _begin(table, todo, values, best)
     first[:] = values
     for slot in range(most):
         if slot > 0:
-            row = _next(table, todo, order, values, keys, operands, best)
+            row = _next(table, todo, order, values, best)
         if row < 0:
             return slot
         memory[INSTRUCTION_SIZE * slot] = table.forms[row, _OPCODE]
         for operand in range(3):
             memory[INSTRUCTION_SIZE * slot + 1 + operand] = best[operand]
-        _execute(table, todo, row, best, values, keys)
+        _execute(table, todo, row, best, values)
     return most
+
+
+@kernel
+def _write_lengths(table: _Table, todo: _Todo, memories: Bytes, firsts: Ints, lengths: Ints) -> int:
+    """Write a program of at most 256 instructions, one of at most 255, and so on to 1, as long as
+    something is missing; returns how many."""
+    for number in range(SLOTS):
+        if not todo.remaining.any():
+            return number
+        most = SLOTS - 1 - number
+        lengths[number] = 1 + _write(table, todo, most, memories[number], firsts[number])
+    return SLOTS
 
 
 def _describe(instruction: Instruction, form: Form) -> list[int]:
@@ -436,30 +466,29 @@ def sweep() -> Programs:
     compiled = tables(ISA)
     loader = int(np.flatnonzero(forms[:, _IMMEDIATE])[0])
     table = _Table(forms, loader, compiled.results, compiled.starts)
-    missing = _required(forms)
+    required = _required(forms)
+    totals = required.sum(axis=1)
+    # The old generator, because its numbers are promised never to change.
+    random = np.random.RandomState(_SEED)
     todo = _Todo(
-        missing,
-        missing.sum(axis=1),
-        missing.sum(axis=1),
-        missing[:, _WORD_KEYS:].sum(axis=1),
+        np.packbits(required, axis=1, bitorder="little"),
+        totals,
+        totals.copy(),
+        required[:, _WORD_KEYS:].sum(axis=1),
         np.array([[_BYTES * int((forms[:, _USES_UP] == kind).sum())] * _BYTES for kind in (0, 1)]),
-        np.zeros(len(forms), np.int64),
+        np.concatenate([random.permutation(np.flatnonzero(row)) for row in required]),
+        np.cumsum(totals) - totals,
         np.array([_SEED], np.uint64),
     )
-    memories: list[Bytes] = []
-    firsts: list[Ints] = []
-    lengths: list[int] = []
-    # Lengths take turns. No program ends before its time while much is missing, so all occur.
+    # While much is missing no program ends before it is as long as it may be: all lengths occur.
+    lots: list[tuple[Bytes, Ints, Ints]] = []
     while todo.remaining.any():
-        most = SLOTS - 1 - len(lengths) % SLOTS
-        # HLT is all zero.
-        memory, first = np.zeros(MEMORY_SIZE, np.uint8), np.zeros(_PLACES, np.int64)
-        lengths.append(_write(table, todo, most, memory, first) + 1)
-        memories.append(memory)
-        firsts.append(first)
-    values = np.array(firsts, np.uint8)
-    states = np.zeros((len(values), STATE_SIZE), np.uint8)
-    states[:, ACC], states[:, FIRST_REGISTER:] = values[:, _ACC_PLACE], values[:, 1:]
-    # The old generator, because its numbers are promised never to change.
-    order = np.random.RandomState(_SEED).permutation(len(values))
-    return Programs(np.array(memories)[order], states[order], np.array(lengths)[order])
+        memories = np.zeros((SLOTS, MEMORY_SIZE), np.uint8)  # HLT is all zero
+        firsts, lengths = np.zeros((SLOTS, _PLACES), np.int64), np.zeros(SLOTS, np.int64)
+        count = _write_lengths(table, todo, memories, firsts, lengths)
+        lots.append((memories[:count], firsts[:count], lengths[:count]))
+    memories, firsts, lengths = map(np.concatenate, zip(*lots, strict=True))
+    states = np.zeros((len(firsts), STATE_SIZE), np.uint8)
+    states[:, ACC], states[:, FIRST_REGISTER:] = firsts[:, _ACC_PLACE], firsts[:, 1:]
+    order = random.permutation(len(lengths))
+    return Programs(memories[order], states[order], lengths[order])
