@@ -20,23 +20,17 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from cli import comparison as view
 from cli import render
 from cli.options import DISTRIBUTIONS, FILE, start_options, start_state
+from cli.peers import Peer, make_peer, recording
 from cpusim import lockstep
-from cpusim.errors import UserError, nearest
+from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing
 from cpusim.isa import SLOTS
-from cpusim.loader import load_program, load_trace
-from cpusim.lockstep import (
-    Case,
-    OracleStepper,
-    ProgramResult,
-    RecordedStepper,
-    Stepper,
-)
+from cpusim.loader import load_program
+from cpusim.lockstep import Case, OracleStepper, ProgramResult, RecordedStepper
 from cpusim.reference import DEFAULT_MAX_STEPS
 
 if TYPE_CHECKING:
     from cpusim.programs import Distribution
-    from cpusim.trace import Trace
 
 # Torch and numba are imported by what needs them: comparing a recording needs neither.
 
@@ -45,24 +39,6 @@ _SHOWN = 3
 _EMBEDDED = 20
 _LENGTHS = 1, SLOTS - 1
 _SEEDS = 1 << 32  # training and its evaluation draw from seeds above
-
-
-@dataclass(frozen=True)
-class Peer:
-    """One side of a comparison.
-
-    `source`: the file it was made from. `programs`: what it brings along to compare.
-    """
-
-    text: str
-    source: Path | None
-    stepper: Stepper
-    programs: tuple[Case, ...] = ()
-
-    @property
-    def kind(self) -> str:
-        """`oracle`, `model` or `trace`."""
-        return self.text.partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -85,63 +61,6 @@ class Draw:
     max_length: int
 
 
-def _oracle(source: Path | None, _: str) -> Peer:
-    if source is not None:
-        raise UserError(f"oracle:{source}: the oracle takes no file; write just oracle")
-    return Peer("oracle", None, OracleStepper())
-
-
-def _model(source: Path | None, dtype: str) -> Peer:
-    from bytemodel.cpu import load_stepper, shipped_checkpoint
-
-    path = source or shipped_checkpoint()
-    return Peer("model" if source is None else f"model:{path}", path, load_stepper(path, dtype))
-
-
-def _recording(source: Path | None, _: str) -> Peer:
-    if source is None:
-        raise UserError("trace: names no file; write trace:FILE")
-    cases = tuple(recordings(source))
-    text = f"trace:{source}"
-    return Peer(text, source, RecordedStepper(text, cases), cases)
-
-
-_PEERS: dict[str, Callable[[Path | None, str], Peer]] = {
-    "oracle": _oracle,
-    "model": _model,
-    "trace": _recording,
-}
-"""What can stand on either side, written `KIND` or `KIND:FILE`."""
-
-
-def _peer(text: str, dtype: str) -> Peer:
-    kind, colon, source = text.partition(":")
-    if kind not in _PEERS:
-        close = nearest(kind, _PEERS)
-        hint = f"did you mean {close}?" if close else "write oracle, model:CKPT or trace:FILE"
-        raise UserError(f"{text!r} names nothing to compare; {hint}")
-    if colon and not source:
-        raise UserError(f"{text!r} names no file; write it behind the colon")
-    return _PEERS[kind](Path(source) if source else None, dtype)
-
-
-def recordings(path: Path) -> Iterator[Case]:
-    """The trace in a file, one of a packed shard's (`SHARD[17]`), or all of a shard's."""
-    from cpusim.trace import is_shard, open_shard
-
-    if path.is_file() and is_shard(path):
-        shard = open_shard(path)
-        shard.check()
-        for index in range(len(shard)):
-            yield _case(f"{path}[{index}]", shard.trace(index))
-    else:
-        yield _case(str(path), load_trace(path))
-
-
-def _case(name: str, trace: Trace) -> Case:
-    return Case(name, np.frombuffer(trace.memory, np.uint8), trace.records)
-
-
 def _named(
     files: Sequence[Path], start: Callable[[bytes], bytes], words: Sequence[str], max_steps: int
 ) -> Iterator[Subject]:
@@ -151,7 +70,7 @@ def _named(
         memory = np.frombuffer(program.memory, np.uint8)
         state = np.frombuffer(start(program.state), np.uint8)
         if program.trace is not None:
-            _tell_if_wrong(_case(str(file), program.trace), max_steps)
+            _tell_if_wrong(recording(str(file), program.trace), max_steps)
         yield Subject(Case(str(file), memory, state[None]), (str(file), *words))
 
 
@@ -370,8 +289,9 @@ def compare(
     trace, the end included? Resynchronised, put back on the trace at every step: which
     steps does it get wrong? Without PROGRAM, random programs are compared.
 
-    PEER is what else can stand on either side: oracle (this CPU), model:CKPT, or
-    trace:FILE, a recording from another simulator or from hardware (a trace or a shard).
+    PEER is what else can stand on either side: oracle (this CPU), reference (the same in
+    plain Python), model:CKPT, or trace:FILE, a recording from another simulator or from
+    hardware (a trace or a shard).
 
     Exit code 0: they agree; 1: they differ; 2: bad usage or unreadable input.
 
@@ -400,8 +320,8 @@ def compare(
             max_steps,
         )
     )
-    truth = _peer(reference, dtype)
-    peer = _peer(against or (f"model:{model}" if model else "model"), dtype)
+    truth = make_peer(reference, dtype)
+    peer = make_peer(against or (f"model:{model}" if model else "model"), dtype)
     brought = _brought(truth, peer)
     draw = None
     if count is not None or not (files or brought):

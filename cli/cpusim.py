@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         "inject": "cli.inject:inject",
         "diagnose": "cli.diagnose:diagnose",
         "fuzz": "cli.fuzz:fuzz",
+        "conformance": "cli.conformance:conformance",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import render
-from cli.compare import recordings
 from cli.options import DTYPES, FILE
+from cli.peers import recordings
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing
 from cpusim.lockstep import Case

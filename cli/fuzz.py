@@ -14,9 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from cli import render
-from cli.compare import _SEEDS, _peer, _start_words
+from cli.compare import _SEEDS, _start_words
 from cli.group import Interrupted
 from cli.options import DTYPES, FILE, json_option
+from cli.peers import make_peer
 from cpusim.corpus import ASSEMBLY_SUFFIX, open_corpus
 from cpusim.errors import UserError
 from cpusim.failures import Failure
@@ -115,7 +116,7 @@ def fuzz(
         minutes = _MINUTES
     # Reading the corpus comes first: what is wrong with it is refused before torch is loaded.
     corpus = open_corpus(out)
-    peer = _peer(against or (f"model:{model}" if model else "model"), dtype)
+    peer = make_peer(against or (f"model:{model}" if model else "model"), dtype)
     if peer.programs:
         raise UserError(
             f"{peer.text}: a recording knows no program but its own, so there is nothing to"

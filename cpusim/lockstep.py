@@ -234,18 +234,48 @@ class Bounded(Protocol):
 # --------------------------------------------------------------------------------------
 
 
-class OracleStepper:
-    """The emulator. Ends after HLT; has no next state after an illegal instruction.
+class ReferenceStepper:
+    """The plain-Python CPU. Ends after HLT; has no next state after an illegal instruction.
 
     It looks at the last state alone: any bytes are a state it can go on from.
     """
 
-    name = "oracle"
+    name = "reference"
 
     def step(self, memory: Bytes, states: Bytes) -> Tokens:
         """The exact next state (see `Stepper`)."""
         state = self._executed(states)
         return END if state is None else _tokens(fetch(memory.tobytes(), state))
+
+    def verify(self, cases: Sequence[Case]) -> Iterator[tuple[int, Predictions]]:
+        """Every step by itself (see `Verifier`)."""
+        for index, case in enumerate(cases):
+            memory = case.memory.tobytes()
+            tokens = np.full(case.records.shape, NO_TOKEN, np.int16)
+            for place in range(len(tokens)):
+                try:
+                    state = self._executed(case.records[: place + 1])
+                except NoNextState:
+                    continue
+                tokens[place] = END if state is None else list(fetch(memory, state))
+            yield index, Predictions(tokens)
+
+    def _executed(self, states: Bytes) -> bytes | None:
+        """The last state after its instruction; None after HLT. Raises `NoNextState`."""
+        state: bytes = states[-1].tobytes()
+        if len(states) == 1:
+            return state  # The initial state has fetched nothing that could execute.
+        try:
+            instruction, form = ISA.decode(state[IR : IR + INSTRUCTION_SIZE])
+        except IllegalEncoding:
+            raise NoNextState(_why_illegal(states)) from None
+        return None if instruction.halts else execute(state, instruction, form)
+
+
+class OracleStepper(ReferenceStepper):
+    """The emulator: steps like the plain-Python CPU, and runs many programs compiled."""
+
+    name = "oracle"
 
     def run(self, prompts: Sequence[Case], limits: Sequence[int]) -> Iterator[tuple[int, Rollout]]:
         """Runs all prompts in one batch (see `Runner`)."""
@@ -285,17 +315,6 @@ class OracleStepper:
                     whole = batch.records[batch.offsets[place] : batch.offsets[place + 1]]
                     refusal = _why_illegal(whole)
             yield index, Rollout(said, refusal)
-
-    def _executed(self, states: Bytes) -> bytes | None:
-        """The last state after its instruction; None after HLT. Raises `NoNextState`."""
-        state: bytes = states[-1].tobytes()
-        if len(states) == 1:
-            return state  # The initial state has fetched nothing that could execute.
-        try:
-            instruction, form = ISA.decode(state[IR : IR + INSTRUCTION_SIZE])
-        except IllegalEncoding:
-            raise NoNextState(_why_illegal(states)) from None
-        return None if instruction.halts else execute(state, instruction, form)
 
 
 _WORTH_COMPILED = 64
@@ -592,9 +611,10 @@ def form_name(word: bytes | None) -> str:
 
 
 _FORM_ORDER = (FETCH, *(variant_name(*variant) for variant in ISA.variants), ILLEGAL)
-_RESULT_FIELDS: npt.NDArray[np.bool_] = np.array(
+RESULT_FIELDS: npt.NDArray[np.bool_] = np.array(
     [field == ACC or field >= FIRST_REGISTER for field in range(STATE_SIZE)]
 )
+"""Which tokens the executed instruction answers for: bool[16]; the others are the fetch's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -693,8 +713,8 @@ class Comparison:
         for result in self.results:
             end = _rows_with_any(result.misfits)
             wrong_bytes = result.wrong & ~result.misfits
-            in_result = _rows_with_any(wrong_bytes[:, _RESULT_FIELDS])
-            in_fetch = _rows_with_any(wrong_bytes[:, ~_RESULT_FIELDS])
+            in_result = _rows_with_any(wrong_bytes[:, RESULT_FIELDS])
+            in_fetch = _rows_with_any(wrong_bytes[:, ~RESULT_FIELDS])
             for row, any_wrong in enumerate(_rows_with_any(result.wrong)):
                 word = result.case.executed(result.from_step + row)
                 name = names.get(word) or names.setdefault(word, form_name(word))
@@ -767,7 +787,7 @@ def compare(
 
 
 def shortened(case: Case, most: int | None, name: str) -> Case:
-    """The case as far as a Stepper called `name` can follow it, which is `most` records."""
+    """The case as far as a Stepper called `name` can follow it: `most` records, if not None."""
     if most is None or len(case.records) <= most:
         return case
     return replace(
