@@ -224,7 +224,7 @@ def _with(report: Report, results: Sequence[ProgramResult]) -> Report:
     misfits = np.concatenate([result.misfits for result in results])
 
     bytes_wrong = wrong_tokens & ~misfits
-    wrong = wrong_tokens.any(axis=1)
+    wrong = np.asarray(wrong_tokens.any(axis=1))
     wrong_result = bytes_wrong[:, RESULT_FIELDS].any(axis=1)
     wrong_fetch = bytes_wrong[:, ~RESULT_FIELDS].any(axis=1)
     wrong_end = misfits.any(axis=1)
@@ -255,7 +255,7 @@ def _with(report: Report, results: Sequence[ProgramResult]) -> Report:
     slots, lengths = report.slots.copy(), report.lengths.copy()
     slot = before[~ending, PC].astype(np.int64)
     slots[0] += np.bincount(slot, minlength=SLOTS)
-    slots[1] += np.bincount(slot[np.asarray(wrong_fetch)[~ending]], minlength=SLOTS)
+    slots[1] += np.bincount(slot[wrong_fetch[~ending]], minlength=SLOTS)
     length = np.array([len(result.case.records) - 2 for result in results if result.case.ends], int)
     lengths[0] += np.bincount(length, minlength=SLOTS)
     lengths[1] += np.bincount(length[wrong[ending]], minlength=SLOTS)
