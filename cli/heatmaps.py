@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cpusim.conformance import BINARY_FORMS, FORMS, PLACES, Report
+from cpusim.conformance import BINARY_FORMS, FORMS, PLACES, WRONG_FETCH, WRONG_RESULT, Report
 from cpusim.files import atomic_write
-from cpusim.isa import ISA, SLOTS, Operand, variant_name
+from cpusim.isa import ISA, SLOTS, variant_name
 from cpusim.lockstep import FETCH
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _COLORS = ("#ffffff", "#d6e6f2", "#f59b23", "#b2182b")
 _LEGEND = ("not checked", "right", "only the next fetch wrong", "result wrong")
 _QUIET = "0.35"
+_FEW = 400
 
 OVERVIEW = "overview.png"
 _HALT = next(variant_name(*variant) for variant in ISA.variants if variant[0].halts)
@@ -70,43 +71,44 @@ def _figures(report: Report, title: str) -> Iterator[Figure]:
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
-    return figure
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
 def _overview(report: Report, title: str) -> Figure:
     """All forms: pairs above, a row of panels each number of operands; below what takes one value,
     both forms of an instruction in one panel; slots and lengths at the bottom."""
     binary = [i.name for i in ISA.instructions if f"{i.name} R R R" in BINARY_FORMS]
-    others = [form for form in FORMS if form not in (*BINARY_FORMS, FETCH, _HALT)]
     # `INC` has its values in ACC and `INC R` in registers: their rows never meet.
     panels: dict[str, list[str]] = {}
-    for form in others:
-        name, _, operands = form.partition(" ")
-        panels.setdefault(name if operands in ("", "R") else form, []).append(form)
+    for form in FORMS:
+        if form not in (*BINARY_FORMS, FETCH, _HALT):
+            name, _, operands = form.partition(" ")
+            panels.setdefault(name if operands in ("", "R") else form, []).append(form)
     columns = len(binary)
     rows = -(-len(panels) // columns)
-    figure = _figure(2.95 * columns, 9.3 + 1.15 * rows + 2.4)
-    grid = figure.add_gridspec(3 + rows + 1, columns, height_ratios=[3.1] * 3 + [1] * rows + [1.7])
+    figure = _figure(3.1 * columns, 10.4 + 1.15 * rows + 2.4)
+    halves = figure.subfigures(2, 1, squeeze=False, height_ratios=[10.4 + 1.15 * rows, 2.2])
+    upper, lower = halves[:, 0]
+    grid = upper.add_gridspec(3 + rows, columns, height_ratios=[3.5] * 3 + [1.0] * rows)
     for column, name in enumerate(binary):
         for row in range(3):
             form = " ".join([name, *"R" * (row + 1)])
-            axes = figure.add_subplot(grid[row, column])
+            axes = upper.add_subplot(grid[row, column])
             _draw_pairs(axes, report, form)
+            _mark_few(axes, report.map(form))
             _name(axes, form, report)
             if column:
                 axes.set(ylabel="", yticklabels=[])
     for number, (name, forms) in enumerate(panels.items()):
-        axes = figure.add_subplot(grid[3 + number // columns, number % columns])
+        axes = upper.add_subplot(grid[3 + number // columns, number % columns])
         _draw_cells(axes, np.maximum.reduce([report.map(form) for form in forms]))
         _label_places(axes)
         _name(axes, name, report, forms)
         if number % columns:
             axes.set(yticklabels=[])
-    middle = columns - columns // 2
-    for part, painter in ((slice(middle), _draw_slots), (slice(middle, None), _draw_lengths)):
-        painter(figure.add_subplot(grid[3 + rows, part]), report, "")
+    left, right = lower.subplots(1, 2)
+    _draw_slots(left, report, "")
+    _draw_lengths(right, report, "")
     figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
     _add_legend(figure)
     return figure
@@ -135,7 +137,9 @@ def _name(axes: Axes, name: str, report: Report, forms: list[str] | None = None)
     wrong, count = sum(t.wrong for t in tallies), sum(t.count for t in tallies)
     axes.set_title(name, loc="left", fontsize=10, fontweight="bold")
     verdict = f"{wrong:,} of {count:,} wrong" if wrong else f"{count:,} right" if count else "-"
-    axes.set_title(verdict, loc="right", fontsize=8, color=_COLORS[3] if wrong else _QUIET)
+    axes.set_title(
+        verdict, loc="right", fontsize=8, color=_COLORS[WRONG_RESULT] if wrong else _QUIET
+    )
 
 
 def _add_legend(figure: Figure) -> None:
@@ -167,10 +171,18 @@ def _draw_cells(axes: Axes, cells: npt.NDArray[np.uint8]) -> None:
     _tidy(axes)
 
 
+def _mark_few(axes: Axes, cells: npt.NDArray[np.uint8]) -> None:
+    """Where few cells are wrong, make them large enough to be seen in a small panel."""
+    for verdict in (WRONG_FETCH, WRONG_RESULT):
+        row, column = np.nonzero(cells == verdict)
+        if len(row) <= _FEW:
+            axes.scatter(column, row, s=7, marker="s", linewidths=0, color=_COLORS[verdict])
+
+
 def _draw_pairs(axes: Axes, report: Report, form: str) -> None:
     _draw_cells(axes, report.map(form))
     instruction = form.split()[0]
-    row, column = ("ACC", "R") if form.count(Operand.REGISTER) == 1 else ("first R", "second R")
+    row, column = ("ACC", "R") if len(form.split()) == 2 else ("first R", "second R")
     axes.set_yticks([0, 64, 128, 192, 255])
     axes.set_xlabel(f"{row} {instruction} {column}: value of {column}", fontsize=7, color=_QUIET)
     axes.set_ylabel(f"value of {row}", fontsize=7, color=_QUIET)
@@ -201,7 +213,7 @@ def _draw_shares(
     """A bar for each place `at`: the share that is wrong; grey where nothing was checked."""
     count, wrong = counts
     share = 100 * wrong / np.maximum(count, 1)
-    axes.bar(at, share, width=1.0, color=_COLORS[3])
+    axes.bar(at, share, width=1.0, color=_COLORS[WRONG_RESULT])
     top = max(1.08 * float(share.max()), 1.0)
     axes.bar(at, np.where(count == 0, top, 0), width=1.0, color="0.85")
     axes.set(xlim=(at[0] - 0.5, at[-1] + 0.5), ylim=(0, top))
@@ -214,7 +226,7 @@ def _draw_shares(
         f"{verdict}; {checked} of {SLOTS} {'slots' if what == 'fetches' else 'lengths'} checked",
         loc="right",
         fontsize=8,
-        color=_COLORS[3] if wrong.any() else _QUIET,
+        color=_COLORS[WRONG_RESULT] if wrong.any() else _QUIET,
     )
     _tidy(axes)
 

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 UNCHECKED, RIGHT, WRONG_FETCH, WRONG_RESULT = range(4)
 """What a cell of a map says of its cases: the worst of them. An end is part of the result."""
@@ -224,7 +225,7 @@ def _with(report: Report, results: Sequence[ProgramResult]) -> Report:
     misfits = np.concatenate([result.misfits for result in results])
 
     bytes_wrong = wrong_tokens & ~misfits
-    wrong = np.asarray(wrong_tokens.any(axis=1))
+    wrong: Flags = np.any(wrong_tokens, axis=1)
     wrong_result = bytes_wrong[:, RESULT_FIELDS].any(axis=1)
     wrong_fetch = bytes_wrong[:, ~RESULT_FIELDS].any(axis=1)
     wrong_end = misfits.any(axis=1)

@@ -265,7 +265,7 @@ def _next(table: _Table, todo: _Todo, order: Ints, values: Ints, best: Ints) -> 
     for number in range(count):
         waiting += table.forms[order[number], _USES_UP] == 0
     for number in range(count):
-        row = order[number]
+        row = int(order[number])
         if _choose(table, todo, row, values, best):
             return int(row)
         if table.forms[row, _USES_UP] == 0:

@@ -183,4 +183,4 @@ def test_any_first_part_is_like_the_whole(programs: Programs) -> None:
 
 def test_the_sweep_is_the_same_on_every_machine(programs: Programs) -> None:
     digest = hashlib.sha256(programs.memories.tobytes() + programs.states.tobytes())
-    assert (len(programs.lengths), digest.hexdigest()[:16]) == (0, "")
+    assert (len(programs.lengths), digest.hexdigest()[:16]) == (25_964, "6193a6f74cc121f3")
