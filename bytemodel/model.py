@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bytemodel.config import ModelConfig
-from bytemodel.layers import Block, KeyValueCache, norm, rotary_table
+from bytemodel.layers import Block, Dropout, KeyValueCache, norm, rotary_table
 from bytemodel.patches import PAD, VOCABULARY
 
 
@@ -45,7 +45,7 @@ class PatchDecoder(nn.Module):
             for _ in range(config.patch_layers)
         )
         self.norm = norm(width, modern=modern)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, patches_BPS: Tensor, caches: list[KeyValueCache] | None = None) -> Tensor:
         """Features (B, P, C). With `caches` (one a layer) the patches continue what they hold."""
@@ -85,7 +85,7 @@ class ByteDecoder(nn.Module):
             for _ in range(config.byte_layers)
         )
         self.norm = norm(width, modern=modern)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def contexts(self, previous_NS: Tensor) -> list[tuple[Tensor, Tensor] | None]:
         """A layer's keys and values of the previous patch's bytes; None where there are none."""
