@@ -45,9 +45,14 @@ bench: install
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/training_step.py
 
-# The shipped checkpoint on every distribution; the figures go to benchmarks/results/accuracy.json.
+# The shipped checkpoint on every distribution and every case, as diagnostician of faulty machines,
+# and its verification beside cached rollout. Takes hours; the figures go to
+# benchmarks/results/*.json.
 check-full: install
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/conformance.py
+	$(BIN)/python benchmarks/diagnosis.py
+	$(BIN)/python benchmarks/verification.py
 
 clean:
 	rm -rf $(VENV) $(OUT) build *.egg-info

@@ -64,24 +64,82 @@ def accuracy(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def speed(cpu: dict[str, Any], model: dict[str, Any]) -> str:
-    """The two tables of speed."""
+def conformance(result: dict[str, Any]) -> str:
+    """The shipped checkpoint on every case, and the picture."""
+    right = result["cases"] - result["wrong"]
+    forms = result["by_form"]
+    lines = [
+        f"Every case that a CPU can get wrong (`{result['command']}`, {result['dtype']}):"
+        f" {right:,} of {result['cases']:,} right"
+        f" ({percent(result['accuracy'])}), in {result['programs']:,} programs and"
+        f" {result['seconds'] / 60:.0f} minutes. Operand pairs that are wrong, of 65,536:",
+        "",
+        "| | OP R | OP R R | OP R R R |",
+        "|---|---|---|---|",
+    ]
+    computing = [name.split()[0] for name in forms if name.endswith(" R R R")]
+    for name in computing:
+        cells = [f"{forms[name + n * ' R']['wrong_pairs']:,}" for n in (1, 2, 3)]
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    others = [form for name, form in forms.items() if name.split()[0] not in computing]
+    lines += [
+        "",
+        f"All other forms: {sum(form['wrong'] for form in others):,} of"
+        f" {sum(form['count'] for form in others):,} cases wrong."
+        f" Measured on {where(result)}.",
+        "",
+        "![where it is wrong](docs/conformance.png)",
+    ]
+    return "\n".join(lines)
+
+
+def verification(checked: dict[str, Any]) -> str:
+    """The row about the parallel pass and the rollout."""
+    same = f"{checked['same_verdicts']:,} of {checked['programs']:,} verdicts the same"
+    return (
+        f"| verify {checked['programs']:,} programs by the parallel pass |"
+        f" {checked['parallel_states_per_second']:,.0f} states/s | {checked['ratio']} times faster"
+        f" than cached rollout ({checked['rollout_states_per_second']:,.0f} states/s), {same} |"
+    )
+
+
+def speed(cpu: dict[str, Any], model: dict[str, Any], checked: dict[str, Any] | None) -> str:
+    """The table of speed."""
     lines = ["| speed | figure | beside |", "|---|---|---|"]
     for row in cpu["summary"]:
         lines.append(f"| {row['what']} | {row['figure']} | {row['peer']} |")
     best = max(model["training_small"], key=lambda row: row["states_per_second"])
-    checked = model["verification_small"]
     rate = model["matmul_tflops"][best["dtype"]]
     lines += [
         f"| train `small`, {best['dtype']} | {best['states_per_second']:,} states/s, peak"
         f" {best['peak_memory_gb']} GB | {best['share_of_matmul_rate']:.0%} of the machine's matrix"
         f" product rate ({rate} TFLOP/s) |",
-        "| verify a model by the parallel pass |"
-        f" {checked['parallel_states_per_second']:,} states/s |"
-        f" {checked['ratio']} times the cached rollout |",
+        *([verification(checked)] if checked else []),
         "",
-        f"CPU: measured on {where(cpu)}. Model: on {where(model)}.",
+        f"CPU: measured on {where(cpu)}. Training: on {where(model)}."
+        + (f" Verification: on {where(checked)}." if checked else ""),
     ]
+    return "\n".join(lines)
+
+
+def diagnosis(result: dict[str, Any]) -> str:
+    """The table of faults found and blamed."""
+    clean, (shortest, longest) = result["clean"], result["lengths"]
+    lines = [
+        f"`cpusim diagnose` with {result['checkpoint']['file']} ({result['dtype']}), a byte above"
+        f" {result['threshold_bits']:g} bits being impossible: {clean['false_alarms']:,} false"
+        f" alarms in {clean['traces']:,} clean traces ({result['distribution']} programs of"
+        f" {shortest} to {longest} instructions).",
+        "",
+        "| fault | faulty traces | detected | blamed | the fault it names gives the very trace |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["kinds"]:
+        shares = [
+            percent(row[what] / row["traces"]) for what in ("detected", "blamed", "reproduced")
+        ]
+        lines.append(f"| {row['kind']} | {row['traces']:,} | {' | '.join(shares)} |")
+    lines += ["", f"Measured on {where(result)}."]
     return "\n".join(lines)
 
 
@@ -153,13 +211,18 @@ def training_step(result: dict[str, Any]) -> str:
 
 def block() -> str:
     """Everything that stands between the markers; what was not measured is left out."""
-    names = ("accuracy", "cpu_speed", "model_speed")
-    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in names}
-    parts = [accuracy(results["accuracy"]), speed(results["cpu_speed"], results["model_speed"])]
-    for name, table in (("generation", generation), ("training_step", training_step)):
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            parts.append(table(json.loads(path.read_text())))
+    results = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+    parts = [accuracy(results["accuracy"])]
+    if "conformance" in results:
+        parts.append(conformance(results["conformance"]))
+    parts.append(speed(results["cpu_speed"], results["model_speed"], results.get("verification")))
+    for name, table in (
+        ("diagnosis", diagnosis),
+        ("generation", generation),
+        ("training_step", training_step),
+    ):
+        if name in results:
+            parts.append(table(results[name]))
     return "\n\n".join(parts) + "\n"
 
 

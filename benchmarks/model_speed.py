@@ -1,8 +1,6 @@
-"""How fast the byte model trains and verifies on this machine, each beside a peer.
-
-Training's peer is the machine's own matrix product: a step cannot be faster than its
-multiplications. Verification's peer is the cached, step-by-step rollout of the same
-programs. Every figure is a median. Writes benchmarks/results/model_speed.json.
+"""How fast the byte model trains on this machine, beside the machine's own matrix product: a
+step cannot be faster than its multiplications. Every figure is a median. Writes
+benchmarks/results/model_speed.json. How fast it verifies: `verification.py`.
 """
 
 from __future__ import annotations
@@ -22,12 +20,9 @@ import report
 from torch import nn
 
 from bytemodel.config import preset
-from bytemodel.cpu import ByteModelStepper
 from bytemodel.cpu_data import GeneratedTraces
 from bytemodel.model import ByteModel
 from bytemodel.train import TrainConfig, build_optimizers, loss_and_hits, pick_dtype
-from cpusim import lockstep
-from cpusim.programs import generate
 
 CPU = torch.device("cpu")
 
@@ -100,30 +95,6 @@ def training(dtype: torch.dtype, *, compiled: bool) -> dict[str, Any]:
     }
 
 
-def verification(programs: int) -> dict[str, Any]:
-    """States/s of the parallel pass and of cached rollouts over the same programs."""
-    torch.manual_seed(0)
-    drawn = generate(programs, distribution="published", seed=5, min_length=1, max_length=64)
-    cases = lockstep.record(
-        lockstep.OracleStepper(),
-        [
-            lockstep.Case(f"program {i}", memory, state[None])
-            for i, (memory, state) in enumerate(zip(drawn.memories, drawn.states, strict=True))
-        ],
-    )
-    stepper = ByteModelStepper(ByteModel(preset("small")).eval(), dtype=torch.float32)
-    states = sum(case.steps + 1 for case in cases)
-    parallel = median_seconds(lambda: list(lockstep.verify(stepper, cases)), warm=1, runs=3)
-    limits = [case.steps + 1 for case in cases]
-    rollout = median_seconds(lambda: list(stepper.run(cases, limits)), warm=0, runs=1)
-    return {
-        "programs": programs,
-        "parallel_states_per_second": round(states / parallel),
-        "rollout_states_per_second": round(states / rollout),
-        "ratio": round(rollout / parallel, 1),
-    }
-
-
 def main() -> None:
     rates = {dtype: matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
     runs = []
@@ -133,8 +104,6 @@ def main() -> None:
         figures["share_of_matmul_rate"] = round(figures["tflops"] / rates[dtype], 3)
         runs.append(figures)
         print(figures, flush=True)
-    checked = verification(64)
-    print(checked)
     path = report.write(
         "model_speed",
         {
@@ -142,7 +111,6 @@ def main() -> None:
                 str(dtype).removeprefix("torch."): round(rate, 3) for dtype, rate in rates.items()
             },
             "training_small": runs,
-            "verification_small": checked,
         },
     )
     print(path)

@@ -1,9 +1,10 @@
 """Checkpoints: atomic save, complete resume, safe load, retention.
 
 A checkpoint is one file written by `torch.save`: a dict with `format`, `version`,
-`config`, `model` (tensors), `info` (how it came to be) and, for one that training can
-resume from, `training` (step, optimizers, the configuration of the run). One that was
-imported also holds `unused`: the tensors of the other format that no model here reads.
+`config`, `model` (tensors), `info` (how it came to be), for a classifier `labels` and, for
+one that training can resume from, `training` (step, optimizers, the configuration of the run).
+One that was imported also holds `unused`: the tensors of the other format that no model here
+reads.
 
 A run folder keeps its resumable checkpoints in `checkpoints/step-00001000.pt`, each with
 a marker `step-00001000.json` that holds size and SHA-256 and is written last: a file
@@ -14,14 +15,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Generic, TypeGuard, TypeVar, cast
 
 import torch
 
+from bytemodel.classifier import Classifier
 from bytemodel.config import ConfigError, ModelConfig
 from bytemodel.model import ByteModel
 from cpusim.errors import UserError
@@ -33,19 +36,23 @@ KEEP = 2
 """Resumable checkpoints that a run folder keeps."""
 
 
+Trainable = ByteModel | Classifier
+AnyModel = TypeVar("AnyModel", bound=Trainable, covariant=True)
+
+
 class CheckpointError(UserError):
     """A file that is no usable checkpoint."""
 
 
-@dataclass
-class Checkpoint:
+@dataclass(frozen=True)
+class Checkpoint(Generic[AnyModel]):
     """A loaded checkpoint. `model` is in evaluation mode and in float32.
 
     `unused`: tensors that an import kept only for the sake of an export.
     """
 
     path: Path
-    model: ByteModel
+    model: AnyModel
     info: dict[str, Any]
     training: dict[str, Any] | None
     unused: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -57,7 +64,7 @@ class Checkpoint:
 
 def save(
     path: Path,
-    model: ByteModel,
+    model: Trainable,
     *,
     info: dict[str, Any],
     training: dict[str, Any] | None = None,
@@ -76,6 +83,8 @@ def save(
         },
         "info": info,
     }
+    if isinstance(model, Classifier):
+        content["labels"] = list(model.labels)
     if training is not None:
         content["training"] = training
     if unused:
@@ -84,11 +93,40 @@ def save(
         torch.save(content, file)
 
 
-def load(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
-    """Load a checkpoint file, or the newest good one of a run folder, without running code in it.
+def load(
+    path: str | os.PathLike[str], *, device: str | torch.device = "cpu"
+) -> Checkpoint[ByteModel]:
+    """Load a byte model: a checkpoint file, or the newest good one of a run folder.
 
-    Raises `CheckpointError` for anything that is not a checkpoint of ours.
+    No code in the file is run. Raises `CheckpointError` for anything that is not a byte model's
+    checkpoint of ours.
     """
+    loaded = load_any(path, device=device)
+    if isinstance(loaded.model, Classifier):
+        raise CheckpointError(
+            f"{loaded.path}: is a classifier, which only tells labels; use it with bgpt classify"
+        )
+    return cast(Checkpoint[ByteModel], loaded)
+
+
+def load_classifier(
+    path: str | os.PathLike[str], *, device: str | torch.device = "cpu"
+) -> Checkpoint[Classifier]:
+    """Load a classifier; as `load` otherwise."""
+    loaded = load_any(path, device=device)
+    if not isinstance(loaded.model, Classifier):
+        raise CheckpointError(
+            f"{loaded.path}: is a byte model and no classifier; make one of it with"
+            " bgpt classify train --model"
+        )
+    return cast(Checkpoint[Classifier], loaded)
+
+
+def load_any(
+    path: str | os.PathLike[str], *, device: str | torch.device = "cpu"
+) -> Checkpoint[Trainable]:
+    """Load a byte model or a classifier; as `load` otherwise."""
+    path = Path(path)
     if path.is_dir():
         path = newest_in_run(path)
     content = read_tensors(path)
@@ -106,16 +144,24 @@ def load(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     weights = content.get("model")
     if not isinstance(weights, dict):
         raise CheckpointError(f"{path}: holds no weights; train or download the checkpoint again")
+    labels = content.get("labels")
+    named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    if labels is not None and not (named and labels):
+        raise CheckpointError(f"{path}: holds no usable labels; it was cut or altered")
+
+    def build() -> Trainable:
+        return ByteModel(config) if labels is None else Classifier(config, labels)
+
     # A configuration that lies about its size must cost nothing: its layers are counted, and
     # the model is built without memory first.
-    layers = config.patch_layers + config.byte_layers
+    layers = config.patch_layers + (config.byte_layers if labels is None else 0)
     if layers > len(weights):
         raise CheckpointError(
             f"{path}: holds {len(weights):,} tensors where its configuration has {layers:,} layers"
         )
     try:
         with torch.device("meta"):
-            expected = {key: tensor.shape for key, tensor in ByteModel(config).state_dict().items()}
+            expected = {key: tensor.shape for key, tensor in build().state_dict().items()}
     except RuntimeError as error:
         raise CheckpointError(f"{path}: holds no usable model configuration ({error})") from None
     for name, shape in expected.items():
@@ -130,7 +176,7 @@ def load(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     unknown = sorted(set(map(str, weights)) - set(expected))
     if unknown:
         raise CheckpointError(f"{path}: holds the tensor {unknown[0]!r}, which no model here has")
-    model = ByteModel(config)
+    model = build()
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     info, training, unused = (content.get(key) for key in ("info", "training", "unused"))
     return Checkpoint(
@@ -184,7 +230,7 @@ def read_tensors(path: Path) -> Any:
         ) from None
 
 
-def save_step(run: Path, step: int, model: ByteModel, **content: Any) -> Path:
+def save_step(run: Path, step: int, model: Trainable, **content: Any) -> Path:
     """Write a resumable checkpoint into a run folder, its marker last; drop the oldest ones."""
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -207,6 +253,18 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(model: Trainable) -> str:
+    """SHA-256 of the weights' names, shapes and float32 values, as hexadecimal digits.
+
+    It names the weights, whichever file holds them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
 
 
 def find_resumable(run: Path) -> tuple[Path | None, list[str]]:

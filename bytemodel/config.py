@@ -49,6 +49,9 @@ class ModelConfig(Config):
 
     `patch_size`: bytes a patch. `max_patches`: the longest sequence, in patches.
     `*_layers`, `*_width`, `*_heads`: of the patch-level and the byte-level decoder.
+    Of the local family alone: `retrieval`, whether the byte level also reads the bytes of
+    earlier patches that the patch level looks up; `rotary_share`, the part of each head's
+    width that is rotated by position, the rest being compared by content alone.
     """
 
     family: Family = "local"
@@ -61,6 +64,8 @@ class ModelConfig(Config):
     byte_width: int = 192
     byte_heads: int = 6
     dropout: float = 0.0
+    retrieval: bool = False
+    rotary_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.family not in get_args(Family):
@@ -68,10 +73,16 @@ class ModelConfig(Config):
             raise ConfigError(f"unknown model family {self.family!r}; did you mean {close!r}?")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int) and value < 1:
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise ConfigError(f"ModelConfig.{field.name} is {value}; it must be at least 1")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"ModelConfig.dropout is {self.dropout}; it must be in [0, 1)")
+        if not 0.0 <= self.rotary_share <= 1.0:
+            raise ConfigError(
+                f"ModelConfig.rotary_share is {self.rotary_share}; it must be in [0, 1]"
+            )
+        if self.retrieval and self.family == "published":
+            raise ConfigError("the published family has no retrieval; leave it out")
         for level, width, heads in (
             ("patch", self.patch_width, self.patch_heads),
             ("byte", self.byte_width, self.byte_heads),
@@ -95,8 +106,10 @@ PRESETS: dict[str, ModelConfig] = {
         byte_layers=2,
         byte_width=48,
         byte_heads=2,
+        retrieval=True,
+        rotary_share=0.5,
     ),
-    "small": ModelConfig(),
+    "small": ModelConfig(patch_heads=4, retrieval=True, rotary_share=0.5),
     "published": ModelConfig(
         family="published",
         patch_layers=12,

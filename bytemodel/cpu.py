@@ -20,11 +20,19 @@ from bytemodel.data import collate
 from bytemodel.decoding import prepare
 from bytemodel.generate import Session
 from bytemodel.model import ByteModel
-from bytemodel.patches import Patches
+from bytemodel.patches import PAD, VOCABULARY, Patches
 from bytemodel.train import pick_device, pick_dtype
 from cpusim.errors import UserError
 from cpusim.isa import STATE_SIZE
-from cpusim.lockstep import Bytes, Case, Predictions, Rollout, Tokens, is_state
+from cpusim.lockstep import (
+    Bytes,
+    Case,
+    Predictions,
+    Probabilities,
+    Rollout,
+    Tokens,
+    is_state,
+)
 
 _PATCHES_PER_BATCH = {"cpu": 512, "cuda": 8192}
 """Patches verified at once, by device: what a CPU's caches hold, and what fills a GPU."""
@@ -90,18 +98,33 @@ class ByteModelStepper:
         A call that extends the one before reads only what is new. Raises `UserError` for more
         than `max_records` states.
         """
-        read = len(self._states)
-        if not (
-            self._session is not None
-            and np.array_equal(memory, self._memory)
-            and np.array_equal(states[:read], self._states)
+        return _tokens(self._reading(memory, states).next_patch()).reshape(STATE_SIZE)
+
+    def guess(self, memory: Bytes, states: Bytes) -> tuple[Tokens, Probabilities]:
+        """The same, with the probabilities of all tokens (see `lockstep.Guesser`)."""
+        logits: list[torch.Tensor] = []
+        patch_BS = self._reading(memory, states).next_patch(logits=logits)
+        # Places behind a 256 were not asked about: there is nothing but 256.
+        probabilities = np.zeros((STATE_SIZE, VOCABULARY), np.float32)
+        probabilities[len(logits) :, PAD] = 1
+        known = torch.cat(logits).float().softmax(-1)
+        probabilities[: len(logits)] = known.cpu().numpy()
+        return _tokens(patch_BS).reshape(STATE_SIZE), probabilities
+
+    def _reading(self, memory: Bytes, states: Bytes) -> Session:
+        """A session that has read memory and states, the last call's if they extend it."""
+        session, read = self._session, len(self._states)
+        if (
+            session is None
+            or not np.array_equal(memory, self._memory)
+            or not np.array_equal(states[:read], self._states)
         ):
-            self._session, read = Session(self.model, dtype=self.dtype), 0
-            self._session.append(_tensor(_start(memory))[None])
+            session, read = Session(self.model, dtype=self.dtype), 0
+            session.append(_tensor(_start(memory))[None])
         if len(states) > read:
-            self._session.append(_tensor(states[read:].astype(np.int64))[None])
-        self._memory, self._states = memory.copy(), states.copy()
-        return _tokens(self._session.next_patch()).reshape(STATE_SIZE)
+            session.append(_tensor(states[read:].astype(np.int64))[None])
+        self._session, self._memory, self._states = session, memory.copy(), states.copy()
+        return session
 
     def run(self, prompts: Sequence[Case], limits: Sequence[int]) -> Iterator[tuple[int, Rollout]]:
         """Cached generation of many programs in step (see `lockstep.Runner`)."""

@@ -17,10 +17,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bytemodel import drills
 from bytemodel.data import Batch, collate
-from bytemodel.patches import Patches, end_patch, extension_patch
+from bytemodel.patches import PAD, Patches, end_patch, extension_patch
 from cpusim.errors import UserError
-from cpusim.isa import MEMORY_SIZE, SLOTS, STATE_SIZE
+from cpusim.isa import (
+    ACC,
+    FIRST_REGISTER,
+    INSTRUCTION_SIZE,
+    IR,
+    ISA,
+    MEMORY_SIZE,
+    PC,
+    SLOTS,
+    STATE_SIZE,
+    variant_name,
+)
 from cpusim.machine import run_batch
 from cpusim.programs import Distribution, generate
 from cpusim.trace import SHARD_SUFFIX, TRACE_SUFFIX, Trace, open_shard, read_trace
@@ -72,12 +84,14 @@ def program_batch(
         min_length=lengths[0],
         max_length=lengths[1],
     )
-    batch = run_batch(programs.memories, programs.states)
+    return _run(programs.memories, programs.states)
+
+
+def _run(memories: npt.NDArray[np.uint8], states: npt.NDArray[np.uint8]) -> list[Patches]:
+    batch = run_batch(memories, states)
     return [
         trace_patches(memory, batch.records[first:last])
-        for memory, first, last in zip(
-            programs.memories, batch.offsets[:-1], batch.offsets[1:], strict=True
-        )
+        for memory, first, last in zip(memories, batch.offsets[:-1], batch.offsets[1:], strict=True)
     ]
 
 
@@ -87,7 +101,9 @@ class Stage:
 
     A batch is `count` programs of `lengths` instructions, padded to what the longest program
     of `padded_for` instructions needs; `targets` of its patches are predicted,
-    the bytes of a patch weighted by `byte_weights` (default: alike).
+    the bytes of a patch weighted by `byte_weights` (default: alike). They are drills
+    (`bytemodel.drills`) with entries up to slot `last_entry`, or, if that is negative, programs
+    of the source's distribution, which start at slot 0.
     """
 
     first: int
@@ -98,26 +114,31 @@ class Stage:
     padded_for: int
     weight: float = 1.0
     byte_weights: tuple[float, ...] = ()
+    last_entry: int = -1
 
 
 # The four bytes of a state that only the patch level can supply, since they are fetched.
 _FETCH_FIRST = (1.0,) * 2 + (6.0,) * 4 + (1.0,) * 10
 _ALWAYS = 1 << 62
 
+
+def _drill(first: int, last: int, lengths: tuple[int, int], last_entry: int) -> Stage:
+    return Stage(
+        first, last, lengths, 16, 192, 16, byte_weights=_FETCH_FIRST, last_entry=last_entry
+    )
+
+
 CURRICULUM = (
-    # Programs grow, so that what to copy from memory is learned before where it stands.
-    Stage(0, 80, (1, 4), 16, 192, 24, byte_weights=_FETCH_FIRST),
-    Stage(80, 160, (4, 8), 16, 192, 24, byte_weights=_FETCH_FIRST),
-    Stage(160, 280, (8, 16), 16, 192, 24, byte_weights=_FETCH_FIRST),
-    Stage(280, 600, (16, 24), 16, 192, 24, byte_weights=_FETCH_FIRST),
-    Stage(600, 750, (24, 64), 6, 512, SLOTS),
-    Stage(750, 900, (64, 128), 6, 512, SLOTS),
-    Stage(900, 3000, (1, SLOTS), 6, 512, SLOTS, weight=0.65),
-    Stage(900, 3000, (1, 24), 24, 512, 24, weight=0.35),
-    # By now short programs are right; what is left is fetching from far into memory.
-    Stage(3000, _ALWAYS, (SLOTS // 2, SLOTS), 6, 512, SLOTS, weight=0.6),
-    Stage(3000, _ALWAYS, (1, SLOTS), 6, 512, SLOTS, weight=0.2),
-    Stage(3000, _ALWAYS, (1, 24), 24, 512, 24, weight=0.2),
+    # The reachable memory grows, so that what to copy is learned before where it stands.
+    _drill(0, 130, (1, 4), 0),
+    _drill(130, 200, (2, 8), 4),
+    _drill(200, 260, (4, 12), 12),
+    _drill(260, 310, (8, 16), 16),
+    _drill(310, 370, (8, 16), 48),
+    _drill(370, 440, (8, 16), 112),
+    _drill(440, 900, (8, 16), SLOTS - 1),
+    Stage(900, _ALWAYS, (12, 32), 24, 512, 32, weight=0.6, last_entry=SLOTS - 1),
+    Stage(900, _ALWAYS, (1, SLOTS), 6, 512, SLOTS, weight=0.4),
 )
 
 
@@ -136,14 +157,17 @@ class GeneratedTraces:
         stages = [stage for stage in self.curriculum if stage.first <= step < stage.last]
         weights = np.array([stage.weight for stage in stages])
         stage = stages[rng.choice(len(stages), p=weights / weights.sum())]
-        sequences = program_batch(
-            count=stage.count,
-            distribution=self.distribution,
-            seed=seed,
-            # Steps take disjoint ranges of program numbers.
-            start=step * max(stage.count for stage in self.curriculum),
-            lengths=stage.lengths,
-        )
+        if stage.last_entry >= 0:
+            sequences = _run(*drills.draw(rng, stage.count, stage.lengths, stage.last_entry))
+        else:
+            sequences = program_batch(
+                count=stage.count,
+                distribution=self.distribution,
+                seed=seed,
+                # Steps take disjoint ranges of program numbers.
+                start=step * max(stage.count for stage in self.curriculum),
+                lengths=stage.lengths,
+            )
         return collate(
             sequences,
             FIRST_STATE + 1,
@@ -155,6 +179,9 @@ class GeneratedTraces:
 
     def evaluation(self) -> Sequence[Batch]:
         return evaluation_batches(self.evaluation_programs)
+
+    def groups(self, batch: Batch, hits: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
+        return state_groups(batch, hits)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -267,6 +294,9 @@ class RecordedTraces:
             for first in range(0, len(sequences), 8)
         ]
 
+    def groups(self, batch: Batch, hits: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
+        return state_groups(batch, hits)
+
     def describe(self) -> dict[str, Any]:
         return {
             "kind": "recorded CPU traces",
@@ -275,6 +305,38 @@ class RecordedTraces:
             "traces": len(self._traces),
             "fingerprint": self._traces.fingerprint(),
         }
+
+
+_FETCHED = [PC, *range(IR, IR + INSTRUCTION_SIZE)]
+_COMPUTED = [ACC, *range(FIRST_REGISTER, STATE_SIZE)]
+_SLOTS_A_GROUP = 64
+
+
+def state_groups(batch: Batch, hits_NS: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
+    """Right and all answers: of each form, what it computed; of each part of memory, what was
+    fetched from there; the end."""
+    tokens = batch.patches_BPS.flatten(0, 1).numpy()
+    targets = batch.targets_N.numpy()
+    before, is_state = tokens[targets - 1], tokens[targets, 0] != PAD
+    executed = before[:, IR : IR + INSTRUCTION_SIZE]
+    counts: dict[str, tuple[int, int]] = {}
+
+    def count(name: str, which: npt.NDArray[np.bool_], places: Sequence[int]) -> None:
+        if which.any():
+            counts[name] = int(hits_NS[which][:, places].all(1).sum()), int(which.sum())
+
+    words, numbers = np.unique(executed, axis=0, return_inverse=True)
+    names = np.array(
+        [variant_name(*ISA.decode(word.astype(np.uint8).tobytes())) for word in words]
+    )[numbers]
+    for name in np.unique(names):
+        count(f"form {name}", is_state & (names == name), _COMPUTED)
+    for slot in range(0, SLOTS, _SLOTS_A_GROUP):
+        inside = (before[:, PC] >= slot) & (before[:, PC] < slot + _SLOTS_A_GROUP)
+        name = f"fetch from slots {slot} to {slot + _SLOTS_A_GROUP - 1}"
+        count(name, is_state & inside, _FETCHED)
+    count("end", ~is_state, range(STATE_SIZE))
+    return counts
 
 
 @lru_cache(maxsize=2)

@@ -8,10 +8,11 @@ Shape suffixes: B batch, P patches, S patch size, N predicted patches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,16 +28,40 @@ class Batch(NamedTuple):
     targets_N: Tensor
     weights_S: Tensor
 
+    @property
+    def size(self) -> int:
+        """How many patches its mean loss is a mean of."""
+        return len(self.targets_N)
+
+
+class SizedBatch(Protocol):
+    """A tuple of tensors, as the loss of the task takes them."""
+
+    @property
+    def size(self) -> int:
+        """How many things its mean loss is a mean of."""
+        ...
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
 
 class Source(Protocol):
     """What the training loop asks of its data."""
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> SizedBatch:
         """The batch of this step."""
         ...
 
-    def evaluation(self) -> Sequence[Batch]:
+    def evaluation(self) -> Sequence[SizedBatch]:
         """Batches that training never draws, the same at every call."""
+        ...
+
+    def groups(self, batch: Any, hits: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
+        """How many answers of each named group are right, and how many there are.
+
+        `batch`: one of `evaluation`. `hits`: which of its answers are right, a row for each
+        patch or file. What the groups are is up to the source; none is a good answer.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:

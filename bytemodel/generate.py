@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,12 +20,20 @@ from torch import Tensor
 from bytemodel.draft import rough_copy
 from bytemodel.layers import KeyValueCache
 from bytemodel.lookup import Lookup
-from bytemodel.model import ByteDecoder, ByteModel
+from bytemodel.model import ByteDecoder, ByteModel, Conditions
 from bytemodel.patches import PAD, Patches, decode_bytes, extension_patch, pad_to_patches
 from cpusim.errors import UserError
 
 _COLDEST = 1e-6
 """A temperature below is greedy: logits divided by it could be beyond any number."""
+
+
+class Chooser(Protocol):
+    """Who says which byte comes next."""
+
+    def choose(self, logits_BV: Tensor, rng: torch.Generator | None) -> Tensor:
+        """One token a stream, int64 (B,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -84,9 +93,8 @@ class Session:
         self.device = next(model.parameters()).device
         self.length = 0
         self.lookup = Lookup(model.config.patch_size)
-        self._caches = [KeyValueCache() for _ in model.patch_decoder.blocks]
-        self._features_BC = torch.empty(0)
-        self._last_BS = torch.empty(0, dtype=torch.int64)
+        self._caches = model.new_caches()
+        self._conditions = Conditions(torch.empty(0), torch.empty(0, dtype=torch.int64), None)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -103,8 +111,10 @@ class Session:
             )
         patches_BPS = patches_BPS.to(self.device)
         with self._autocast():
-            self._features_BC = self.model.patch_decoder(patches_BPS, self._caches)[:, -1]
-        self._last_BS = patches_BPS[:, -1]
+            read = self.model.read(patches_BPS, self._caches)
+        count = patches_BPS.shape[1]
+        last_B = torch.arange(1, len(patches_BPS) + 1, device=self.device) * count - 1
+        self._conditions = read.at(last_B)
         self.length = length
         if len(patches_BPS) == 1:
             self.lookup.read(patches_BPS.flatten().tolist())
@@ -112,16 +122,19 @@ class Session:
     @torch.inference_mode()
     def next_patch(
         self,
-        sampling: Sampling = GREEDY,
+        sampling: Chooser = GREEDY,
         *,
         rng: torch.Generator | None = None,
         known_BT: Tensor | None = None,
+        logits: list[Tensor] | None = None,
     ) -> Tensor:
         """The patch that follows, int64 (B, S); `known_BT`: its first bytes, if they are given.
 
         Token 256 inside a patch ends the file, so the rest of the patch is 256 too.
+        `logits`: gets what each byte was chosen from, (B, V) a byte, in their order; nothing for
+        bytes that were given, nor once every stream has ended.
         """
-        batch, size = self._last_BS.shape
+        batch, size = self._conditions.previous_NS.shape
         decoder = self.model.byte_decoder
         caches = [KeyValueCache() for _ in decoder.blocks]
         draft_caches = [KeyValueCache() for _ in decoder.blocks]
@@ -132,7 +145,7 @@ class Session:
             patch_BS[:, :place] = known_BT.to(self.device)
         ended_B = torch.zeros(batch, dtype=torch.bool, device=self.device)
         with self._autocast():
-            contexts = decoder.contexts(self._last_BS)
+            contexts = decoder.contexts(self._conditions)
             while place < size:
                 tokens_BT = patch_BS[:, :place]
                 guesses: list[int] = []
@@ -143,10 +156,12 @@ class Session:
                 if guesses:
                     tokens_BT = torch.cat((tokens_BT, tokens_BT.new_tensor([guesses])), dim=1)
                 logits_BTV = decoder(
-                    self._features_BC, _unread(tokens_BT, caches), contexts, caches
+                    self._conditions.features_NC, _unread(tokens_BT, caches), contexts, caches
                 )
                 right = 0
                 for logits_BV in logits_BTV[:, -1 - len(guesses) :].unbind(1):
+                    if logits is not None:
+                        logits.append(logits_BV)
                     token_B = sampling.choose(logits_BV, rng).masked_fill(ended_B, PAD)
                     ended_B = token_B == PAD
                     patch_BS[:, place] = token_B
@@ -167,7 +182,7 @@ class Session:
         tokens_BT: Tensor,
         contexts: list[tuple[Tensor, Tensor] | None],
         caches: list[KeyValueCache],
-        sampling: Sampling,
+        sampling: Chooser,
         rng: torch.Generator | None,
     ) -> list[int]:
         """What the draft says behind `tokens_BT`, all but the patch's last byte."""
@@ -177,9 +192,9 @@ class Session:
         twin = torch.Generator(self.device)
         if rng is not None:
             twin.set_state(rng.get_state())
-        while tokens_BT.shape[1] < self._last_BS.shape[1] - 1:
+        while tokens_BT.shape[1] < self.model.config.patch_size - 1:
             unread_BT = _unread(tokens_BT, caches)
-            logits_BTV = self.draft(self._features_BC, unread_BT, contexts, caches)
+            logits_BTV = self.draft(self._conditions.features_NC, unread_BT, contexts, caches)
             token_B = sampling.choose(logits_BTV[:, -1], twin)
             tokens_BT = torch.cat((tokens_BT, token_B[:, None]), dim=1)
             if int(token_B) == PAD:
@@ -191,8 +206,7 @@ class Session:
         self.lookup.forget()
         for cache in self._caches:
             cache.select(rows)
-        self._features_BC = self._features_BC[rows]
-        self._last_BS = self._last_BS[rows]
+        self._conditions = self._conditions.at(rows)
 
 
 def _unread(tokens_BT: Tensor, caches: list[KeyValueCache]) -> Tensor:

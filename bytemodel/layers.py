@@ -30,8 +30,9 @@ class KeyValueCache:
         need = self.length + keys_BHTD.shape[2]
         if self.keys_BHKD is None or self.values_BHKD is None or need > self.keys_BHKD.shape[2]:
             # Doubling keeps the copying linear in the final length.
-            shape = (*keys_BHTD.shape[:2], max(2 * need, 32), keys_BHTD.shape[3])
-            keys, values = keys_BHTD.new_empty(shape), values_BHTD.new_empty(shape)
+            shape = (*keys_BHTD.shape[:2], max(2 * need, 32))
+            keys = keys_BHTD.new_empty(*shape, keys_BHTD.shape[3])
+            values = values_BHTD.new_empty(*shape, values_BHTD.shape[3])
             if self.keys_BHKD is not None and self.values_BHKD is not None:
                 keys[:, :, : self.length] = self.keys_BHKD[:, :, : self.length]
                 values[:, :, : self.length] = self.values_BHKD[:, :, : self.length]
@@ -55,10 +56,17 @@ def rotary_table(positions_T: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x_BHTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) by its position's angle."""
+    """Turn each pair (x[i], x[i + R/2]) of the first R places by its position's angle.
+
+    R is twice the width of the tables; what lies beyond is left as it is.
+    """
     cos_TD, sin_TD = (table.to(x_BHTD.dtype) for table in rotary)
-    first, second = x_BHTD.chunk(2, dim=-1)
-    return torch.cat((first * cos_TD - second * sin_TD, second * cos_TD + first * sin_TD), dim=-1)
+    half = cos_TD.shape[-1]
+    first, second = x_BHTD[..., : 2 * half].chunk(2, dim=-1)
+    rest = x_BHTD[..., 2 * half :]
+    return torch.cat(
+        (first * cos_TD - second * sin_TD, second * cos_TD + first * sin_TD, rest), dim=-1
+    )
 
 
 @torch.library.custom_op("bytemodel::kept", mutates_args=())
@@ -161,7 +169,7 @@ class Attention(nn.Module):
         self.head_width = width // heads
         self.qkv = Linear(width, 3 * width, bias=not modern)
         self.out = Linear(width, width, bias=not modern)
-        self.scale_H = nn.Parameter(torch.full((heads,), 2.0)) if modern else None
+        self.scale_H = nn.Parameter(torch.ones(heads)) if modern else None
         self.dropout = Dropout(dropout)
 
     def _split(self, x_BTC: Tensor) -> Tensor:
@@ -203,6 +211,39 @@ class Attention(nn.Module):
         dropout = self.dropout.p if self.training else 0.0
         mixed = attend(queries, keys, values, 1 / math.sqrt(self.head_width), dropout=dropout)
         return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
+
+
+class Retrieval(nn.Module):
+    """Looks up earlier patches and hands on the bytes they hold.
+
+    Attention of one head over the sequence's patches whose values are not learned: they are the
+    embedded bytes themselves, so that what is found can be copied byte by byte.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(
+        self,
+        features_BTC: Tensor,
+        bytes_BTSE: Tensor,
+        *,
+        rotary: tuple[Tensor, Tensor],
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """A mixture of the patches up to each one: (B, T, S, E), like `bytes_BTSE`, their bytes."""
+        width = features_BTC.shape[-1]
+        queries = F.rms_norm(self.query(features_BTC), (width,))[:, None]
+        keys = rotate(F.rms_norm(self.key(features_BTC), (width,))[:, None], rotary)
+        queries = rotate(queries * self.scale.to(queries.dtype), rotary)
+        values = bytes_BTSE.to(keys.dtype).flatten(2)[:, None]
+        if cache is not None:
+            keys, values = cache.append(keys, values)
+        found = attend(queries, keys, values, 1 / math.sqrt(width))
+        return found[:, 0].view(bytes_BTSE.shape)
 
 
 class Block(nn.Module):

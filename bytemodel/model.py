@@ -9,20 +9,38 @@ Two families from the same classes (Wu et al. 2024, arXiv 2402.19155):
   patch before: S+1 positions, that output first, then the embeddings of the S bytes.
 - `local`: the byte level also attends to the bytes of the previous patch, and the
   patch-level output reaches each byte position through a projection of its own
-  (as in MEGABYTE, Yu et al. 2023). The patch level uses rotary positions and QK-norm.
+  (as in MEGABYTE, Yu et al. 2023). The patch level uses rotary positions and QK-norm. With
+  `retrieval` the byte level also reads the bytes of patches that the patch level looks up.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bytemodel.config import ModelConfig
-from bytemodel.layers import Block, Dropout, KeyValueCache, norm, rotary_table
+from bytemodel.layers import Block, Dropout, KeyValueCache, Retrieval, norm, rotary_table
 from bytemodel.patches import PAD, VOCABULARY
+
+
+class Conditions(NamedTuple):
+    """What the byte level is told about N patches that it is to predict.
+
+    `features_NC`: patch-level output of the patch before. `previous_NS`: that patch's bytes.
+    `found_NSE`: embedded bytes that were looked up in earlier patches, if the model does that.
+    """
+
+    features_NC: Tensor
+    previous_NS: Tensor
+    found_NSE: Tensor | None
+
+    def at(self, index: Tensor) -> Conditions:
+        """Those of some of the patches only; `index` chooses rows, by number or by mask."""
+        found = None if self.found_NSE is None else self.found_NSE[index]
+        return Conditions(self.features_NC[index], self.previous_NS[index], found)
 
 
 class PatchDecoder(nn.Module):
@@ -39,7 +57,8 @@ class PatchDecoder(nn.Module):
         self.embedding = nn.Parameter(torch.empty(config.patch_size * VOCABULARY, width))
         self.embedding_bias = None if modern else nn.Parameter(torch.zeros(width))
         self.positions = nn.Embedding(config.max_patches, width)
-        self.rotary = modern
+        # How much of a head's width is rotated; None: positions are learned only.
+        self.rotary_width = int(self.head_width * config.rotary_share) if modern else None
         self.blocks = nn.ModuleList(
             Block(width, config.patch_heads, modern=modern, dropout=config.dropout)
             for _ in range(config.patch_layers)
@@ -57,7 +76,7 @@ class PatchDecoder(nn.Module):
         if self.embedding_bias is not None:
             x_BPC = x_BPC + self.embedding_bias
         positions_P = torch.arange(start, start + count, device=patches_BPS.device)
-        rotary = rotary_table(positions_P, self.head_width) if self.rotary else None
+        rotary = None if self.rotary_width is None else rotary_table(positions_P, self.rotary_width)
         x_BPC = self.dropout(x_BPC + self.positions(positions_P))
         for layer, block in enumerate(self.blocks):
             x_BPC = block(x_BPC, rotary=rotary, cache=caches[layer] if caches else None)
@@ -75,7 +94,8 @@ class ByteDecoder(nn.Module):
         self.embedding = nn.Embedding(VOCABULARY, width)
         self.positions = nn.Embedding(config.patch_size + (not modern), width)
         if modern:
-            self.context_positions = nn.Embedding(config.patch_size, width)
+            places = config.patch_size * (2 if config.retrieval else 1)
+            self.context_positions = nn.Embedding(places, width)
             self.context_norm = norm(width, modern=True)
             # The patch-level output's own projection for each byte position.
             self.bridge = nn.Linear(config.patch_width, config.patch_size * width, bias=False)
@@ -87,11 +107,15 @@ class ByteDecoder(nn.Module):
         self.norm = norm(width, modern=modern)
         self.dropout = Dropout(config.dropout)
 
-    def contexts(self, previous_NS: Tensor) -> list[tuple[Tensor, Tensor] | None]:
-        """A layer's keys and values of the previous patch's bytes; None where there are none."""
+    def contexts(self, conditions: Conditions) -> list[tuple[Tensor, Tensor] | None]:
+        """A layer's keys and values of the previous patch's bytes, then of those looked up;
+        None where there are none."""
         if not self.modern:
             return [None] * len(self.blocks)
-        embedded = self.context_norm(self.embedding(previous_NS) + self.context_positions.weight)
+        embedded = self.embedding(conditions.previous_NS)
+        if conditions.found_NSE is not None:
+            embedded = torch.cat((embedded.to(conditions.found_NSE.dtype), conditions.found_NSE), 1)
+        embedded = self.context_norm(embedded + self.context_positions.weight)
         return [cast(Block, block).attention.context(embedded) for block in self.blocks]
 
     def forward(
@@ -137,6 +161,7 @@ class ByteModel(nn.Module):
         self.config = config
         self.patch_decoder = PatchDecoder(config)
         self.byte_decoder = ByteDecoder(config)
+        self.retrieval = Retrieval(config.patch_width) if config.retrieval else None
         self._initialise()
 
     @torch.no_grad()
@@ -157,13 +182,13 @@ class ByteModel(nn.Module):
             # Each block starts as the identity.
             nn.init.zeros_(cast(Block, block).attention.out.weight)
             nn.init.zeros_(cast(Block, block).narrow.weight)
-        nn.init.zeros_(self.byte_decoder.head.weight)
 
         # Numbers start as the sum of their bits, each +-1 times a direction, plus a little
         # noise: those that share bits begin as neighbours. Bytes and positions are such numbers.
         byte_signs = _signs(PAD, 8)
         table = self.byte_decoder.embedding.weight
         table[:PAD] += byte_signs @ torch.randn(8, table.shape[1]) * 0.2
+        self._initialise_as_copier()
         # In the patch embedding every bit has a direction of its own, orthogonal to the others
         # while the width lasts, so that any byte of a patch can be read out linearly.
         size, width = self.config.patch_size, self.config.patch_width
@@ -183,6 +208,29 @@ class ByteModel(nn.Module):
             @ directions[8 * size : 8 * size + position_bits]
         )
 
+    @torch.no_grad()
+    def _initialise_as_copier(self) -> None:
+        """Let the byte level lean to what stands at the same place of the patch before.
+
+        Queries equal keys, values are handed on as they are, and bytes are read out as they
+        are written in ("mimetic" initialisation: Trockman and Kolter 2023, arXiv 2305.09828).
+        Copying is then learned in half the updates, and looking up soon after.
+        """
+        decoder = self.byte_decoder
+        size = self.config.patch_size
+        decoder.positions.weight *= 3
+        decoder.context_positions.weight *= 3
+        decoder.context_positions.weight[:size] = decoder.positions.weight
+        decoder.head.weight.copy_(0.3 * F.normalize(decoder.embedding.weight))
+        for block in decoder.blocks:
+            attention = cast(Block, block).attention
+            query, key, value = attention.qkv.weight.chunk(3)
+            key.copy_(query)
+            nn.init.orthogonal_(value)
+            attention.out.weight.copy_(0.3 * value.T)
+            if attention.scale_H is not None:
+                attention.scale_H.fill_(2.0)
+
     @property
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
@@ -193,17 +241,42 @@ class ByteModel(nn.Module):
         `patches_BPS`: int64 tokens 0..256. `targets_N`: flat indexes b * P + p of the
         patches to predict, each p >= 1; choosing only some makes the byte level cheaper.
         """
-        features_BPC = self.patch_decoder(patches_BPS)
-        before_N = targets_N - 1
-        flat = patches_BPS.flatten(0, 1)
-        return self.predict(features_BPC.flatten(0, 1)[before_N], flat[before_N], flat[targets_N])
+        conditions = self.read(patches_BPS).at(targets_N - 1)
+        return self.predict(conditions, patches_BPS.flatten(0, 1)[targets_N])
 
-    def predict(self, features_NC: Tensor, previous_NS: Tensor, patches_NS: Tensor) -> Tensor:
-        """Byte-level logits (N, S, V), given features of the patch before and its bytes."""
+    def read(self, patches_BPS: Tensor, caches: list[KeyValueCache] | None = None) -> Conditions:
+        """What each patch tells of the one after it, in rows b * P + p.
+
+        With `caches` (`new_caches`) the patches continue what those hold.
+        """
+        start = caches[0].length if caches else 0
+        layers = len(self.patch_decoder.blocks)
+        features_BPC = self.patch_decoder(patches_BPS, caches[:layers] if caches else None)
+        found = None
+        if self.retrieval is not None:
+            width = int(features_BPC.shape[-1] * self.config.rotary_share)
+            positions_P = torch.arange(
+                start, start + patches_BPS.shape[1], device=patches_BPS.device
+            )
+            found = self.retrieval(
+                features_BPC,
+                self.byte_decoder.embedding(patches_BPS),
+                rotary=rotary_table(positions_P, width),
+                cache=caches[layers] if caches else None,
+            ).flatten(0, 1)
+        return Conditions(features_BPC.flatten(0, 1), patches_BPS.flatten(0, 1), found)
+
+    def new_caches(self) -> list[KeyValueCache]:
+        """Empty caches for `read`: one a patch layer, and one for retrieval."""
+        count = len(self.patch_decoder.blocks) + (self.retrieval is not None)
+        return [KeyValueCache() for _ in range(count)]
+
+    def predict(self, conditions: Conditions, patches_NS: Tensor) -> Tensor:
+        """Byte-level logits (N, S, V) of patches whose bytes are known."""
         return cast(
             Tensor,
             self.byte_decoder(
-                features_NC, patches_NS[:, :-1], self.byte_decoder.contexts(previous_NS)
+                conditions.features_NC, patches_NS[:, :-1], self.byte_decoder.contexts(conditions)
             ),
         )
 

@@ -43,6 +43,12 @@ def extension_patch(extension: str, patch_size: int) -> Patches:
     return patch
 
 
+def fitting_extension(extension: str, patch_size: int) -> str:
+    """The extension, or none where a patch cannot hold it."""
+    name = extension.removeprefix(".").encode(errors="surrogateescape")
+    return extension if len(name) <= patch_size else ""
+
+
 def end_patch(patch_size: int) -> Patches:
     """The patch that ends a file: all 256."""
     return np.full((1, patch_size), PAD, np.int64)

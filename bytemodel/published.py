@@ -104,7 +104,7 @@ def load_published(path: Path) -> Released:
     return Released(model.eval(), unused)
 
 
-def save_published(path: Path, loaded: Checkpoint, *, force: bool = False) -> None:
+def save_published(path: Path, loaded: Checkpoint[ByteModel], *, force: bool = False) -> None:
     """Write a checkpoint of ours as the authors' code writes and reads it, atomically.
 
     Raises `CheckpointError` for a model of another family, which that format cannot hold.

@@ -1,4 +1,4 @@
-"""How many bits a model needs for a file: surprisal a byte, bits per byte.
+"""How many bits a model needs for a file: surprisal a byte, bits per byte, the worst places.
 
 A file's cost is that of everything after its extension patch: its bytes, the padding
 that ends its last patch, and the end patch. Bits per byte divides by its bytes.
@@ -9,12 +9,12 @@ every byte has at least half a sequence of context (or all there is) before it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from bytemodel.model import ByteModel
 from bytemodel.patches import Patches, encode_file
@@ -25,11 +25,32 @@ TARGETS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
-class Score:
-    """`surprisal`: float32, bits of each byte from `skip` on. `end_bits`: padding and end patch."""
+class Predictions:
+    """What a model said of bytes, one array entry a byte.
 
-    surprisal: npt.NDArray[np.float32]
+    `bits`: float32, the surprisal of the byte that came. `expected`: int16, the most probable
+    token (256: the end). `confidence`: float32, that token's probability.
+    """
+
+    bits: npt.NDArray[np.float32]
+    expected: npt.NDArray[np.int16]
+    confidence: npt.NDArray[np.float32]
+
+    def __getitem__(self, part: slice) -> Predictions:
+        return Predictions(self.bits[part], self.expected[part], self.confidence[part])
+
+
+@dataclass(frozen=True)
+class Score:
+    """`predictions`: of each byte from `skip` on. `end_bits`: padding and end patch."""
+
+    predictions: Predictions
     end_bits: float
+
+    @property
+    def surprisal(self) -> npt.NDArray[np.float32]:
+        """Bits of each byte."""
+        return self.predictions.bits
 
     @property
     def bits(self) -> float:
@@ -40,24 +61,54 @@ class Score:
         """Bits over bytes; infinite for no bytes, which still cost their end."""
         return self.bits / len(self.surprisal) if len(self.surprisal) else math.inf
 
+    def most_surprising(self, count: int) -> npt.NDArray[np.int64]:
+        """The places of the `count` costliest bytes, the costliest first, equal ones in order."""
+        return np.argsort(-self.surprisal, kind="stable")[:count]
+
 
 @torch.inference_mode()
-def surprisals(
+def predict_patches(
     model: ByteModel, patches: Patches, targets: npt.NDArray[np.int64], dtype: torch.dtype
-) -> npt.NDArray[np.float32]:
-    """Bits of each byte of the target patches of one sequence: float32 (N, S)."""
+) -> Predictions:
+    """What the model says of each byte of the target patches of one sequence: arrays (N, S)."""
     device = next(model.parameters()).device
     tokens = torch.from_numpy(patches).to(device)
     parts = []
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        features = model.patch_decoder(tokens[None])[0]
+        conditions = model.read(tokens[None])
         for start in range(0, len(targets), TARGETS_AT_ONCE):
             chosen = torch.from_numpy(targets[start : start + TARGETS_AT_ONCE]).to(device)
             wanted = tokens[chosen]
-            logits = model.predict(features[chosen - 1], tokens[chosen - 1], wanted)
-            nats = F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none")
-            parts.append(nats.view(wanted.shape) / math.log(2))
-    return torch.cat(parts).float().cpu().numpy()
+            logits = model.predict(conditions.at(chosen - 1), wanted)
+            nats_NSV = -logits.float().log_softmax(-1)
+            least, expected = nats_NSV.min(-1)
+            nats = nats_NSV.gather(-1, wanted[..., None])[..., 0]
+            parts.append((nats / math.log(2), expected.to(torch.int16), (-least).exp()))
+    return Predictions(*(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)))
+
+
+def predict_sequence(model: ByteModel, patches: Patches, dtype: torch.dtype) -> Predictions:
+    """What the model says of each byte behind the first patch of a sequence: arrays (P-1, S).
+
+    A sequence longer than the model reads is cut into windows that overlap by half. One in
+    the middle begins as every file does, with the extension patch.
+    """
+    longest = model.config.max_patches
+    parts = []
+    done, start = 1, 0
+    while done < len(patches):
+        stop = min(start + longest, len(patches))
+        window = patches[start:stop]
+        if start:
+            window = np.concatenate([patches[:1], patches[start + 1 : stop]])
+        targets = np.arange(done - start, stop - start)
+        parts.append(predict_patches(model, window, targets, dtype))
+        done, start = stop, stop - longest // 2
+    return Predictions(
+        np.concatenate([part.bits for part in parts]),
+        np.concatenate([part.expected for part in parts]),
+        np.concatenate([part.confidence for part in parts]),
+    )
 
 
 def score_file(
@@ -74,19 +125,20 @@ def score_file(
     """
     if skip and skip >= len(data):
         raise UserError(f"--skip {skip:,} leaves nothing of a file of {len(data):,} bytes to score")
-    size = model.config.patch_size
-    patches = encode_file(data, extension, size)
-    longest = model.config.max_patches
-    bits = np.empty((len(patches) - 1, size), np.float32)
-    done, start = 1, 0
-    while done < len(patches):
-        stop = min(start + longest, len(patches))
-        window = patches[start:stop]
-        if start:
-            # A window in the middle begins as every file does, with the extension patch.
-            window = np.concatenate([patches[:1], patches[start + 1 : stop]])
-        targets = np.arange(done - start, stop - start)
-        bits[done - 1 : stop - 1] = surprisals(model, window, targets, dtype)
-        done, start = stop, stop - longest // 2
-    flat = bits.reshape(-1)
-    return Score(flat[skip : len(data)].copy(), float(flat[len(data) :].sum(dtype=np.float64)))
+    patches = encode_file(data, extension, model.config.patch_size)
+    found = predict_sequence(model, patches, dtype)
+    flat = Predictions(found.bits.ravel(), found.expected.ravel(), found.confidence.ravel())
+    end_bits = float(flat.bits[len(data) :].sum(dtype=np.float64))
+    return Score(flat[skip : len(data)], end_bits)
+
+
+def mean_by_position(
+    surprisals: Sequence[npt.NDArray[np.float32]],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Mean bits of the n-th byte over the files that have one, and how many files those are."""
+    longest = max(map(len, surprisals), default=0)
+    bits, files = np.zeros(longest), np.zeros(longest, np.int64)
+    for values in surprisals:
+        bits[: len(values)] += values
+        files[: len(values)] += 1
+    return bits / np.maximum(files, 1), files

@@ -16,7 +16,8 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,8 +29,9 @@ from torch import Tensor, nn
 
 import cpusim
 from bytemodel import checkpoint
+from bytemodel.checkpoint import Trainable
 from bytemodel.config import Config, ConfigError, ModelConfig
-from bytemodel.data import Batch, Source
+from bytemodel.data import SizedBatch, Source
 from bytemodel.model import ByteModel
 from cpusim.errors import UserError
 from cpusim.files import atomic_write
@@ -44,14 +46,14 @@ class TrainConfig(Config):
     steps: int = 0
     minutes: float = 0.0
     seed: int = 0
-    matrix_lr: float = 4e-3
+    matrix_lr: float = 8e-3
     """Muon, for the matrices of the local family."""
-    other_lr: float = 4e-3
+    other_lr: float = 8e-3
     """AdamW, for the local family's embeddings, norms and head."""
     published_lr: float = 1e-4
     """AdamW, for all of the published family."""
     warmup_steps: int = 50
-    cooldown: float = 0.3
+    cooldown: float = 0.5
     """The last part of the run in which the learning rate falls linearly to zero."""
     clip: float = 1.0
     """Largest norm of the gradient."""
@@ -94,6 +96,24 @@ class Outcome:
     evaluation: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a run learns.
+
+    `build`: the model before the first step. `loss`: of model and batch: the loss to minimise, the
+    mean loss to report, and which answers are right (bool, a row for each patch or file);
+    `measures` names the figures of the latter two. `rate`: the name of how much is seen a second.
+    `plot`: draws a run folder's `training.png`. `about`: plain values for `config.json`.
+    """
+
+    build: Callable[[ModelConfig], Trainable]
+    loss: Callable[..., tuple[Tensor, ...]]
+    measures: Callable[[float, Tensor], dict[str, float]]
+    rate: str
+    plot: Callable[[Path], None]
+    about: dict[str, Any]
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one. Raises `UserError` if the device is missing."""
     if name == "cuda" and not torch.cuda.is_available():
@@ -113,7 +133,7 @@ def pick_dtype(name: str, device: torch.device) -> Dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def build_optimizers(model: ByteModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Trainable, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for the published family; Muon for the local one's matrices, AdamW for the rest.
 
     Muon (Jordan et al. 2024) orthogonalises each update; embeddings, norms and the head
@@ -121,7 +141,7 @@ def build_optimizers(model: ByteModel, config: TrainConfig) -> list[torch.optim.
     """
     if model.config.family == "published":
         return [torch.optim.AdamW(model.parameters(), lr=config.published_lr, fused=True)]
-    head = model.byte_decoder.head.weight
+    head = (model.byte_decoder if isinstance(model, ByteModel) else model).head.weight
     matrices = [
         module.weight
         for module in model.modules()
@@ -142,8 +162,7 @@ def build_optimizers(model: ByteModel, config: TrainConfig) -> list[torch.optim.
 def loss_and_hits(
     model: ByteModel, patches_BPS: Tensor, targets_N: Tensor, weights_S: Tensor
 ) -> tuple[Tensor, ...]:
-    """The loss to minimise, cross-entropy (nats a byte), share of right bytes, share of patches
-    with every byte right."""
+    """The loss to minimise, cross-entropy (nats a byte), and which bytes are right: bool (N, S)."""
     wanted_NS = patches_BPS.flatten(0, 1)[targets_N]
     logits_NSV = model(patches_BPS, targets_N)
     nats_NS = F.cross_entropy(
@@ -151,34 +170,47 @@ def loss_and_hits(
     ).view(wanted_NS.shape)
     nats_S = nats_NS.mean(0)
     loss = (nats_S * weights_S).sum() / weights_S.sum()
-    hits_NS = logits_NSV.detach().argmax(-1) == wanted_NS
-    return loss, nats_S.detach().mean(), hits_NS.float().mean(), hits_NS.all(1).float().mean()
+    return loss, nats_S.detach().mean(), logits_NSV.detach().argmax(-1) == wanted_NS
 
 
-def measures(loss: float, byte_accuracy: float, exact: float) -> dict[str, float]:
+def measures(loss: float, hits_NS: Tensor) -> dict[str, float]:
     """The figures of a record, by their names in `metrics.jsonl`."""
     return {
         "loss": loss,
         "bits_per_byte": loss / math.log(2),
-        "byte_accuracy": byte_accuracy,
-        "exact_patches": exact,
+        "byte_accuracy": hits_NS.float().mean().item(),
+        "exact_patches": hits_NS.all(1).float().mean().item(),
     }
 
 
 @torch.no_grad()
 def evaluate(
-    model: ByteModel, batches: list[Batch], device: torch.device, dtype: Dtype
-) -> dict[str, float]:
-    """Mean measures over evaluation batches, each patch counting the same."""
+    model: Trainable,
+    source: Source,
+    batches: Sequence[SizedBatch],
+    device: torch.device,
+    dtype: Dtype,
+    task: Task | None = None,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Measures over evaluation batches, each patch (or file) counting the same, and the share of
+    right answers in each of the source's groups."""
+    task = task or BYTES
     model.eval()
-    totals, count = torch.zeros(3), 0
+    loss, hits = 0.0, []
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
     for batch in batches:
         with _autocast(device, dtype):
-            result = loss_and_hits(model, *(tensor.to(device) for tensor in batch))
-        totals += torch.stack(result[1:]).cpu() * len(batch.targets_N)
-        count += len(batch.targets_N)
+            _, mean, found = task.loss(model, *(tensor.to(device) for tensor in batch))
+        loss += mean.item() * batch.size
+        hits.append(found.cpu())
+        for name, (good, count) in source.groups(batch, hits[-1].numpy()).items():
+            right[name] += good
+            asked[name] += count
     model.train()
-    return measures(*(totals / count).tolist())
+    every = torch.cat(hits)
+    shares = {name: right[name] / asked[name] for name in sorted(asked)}
+    return task.measures(loss / len(every), every), shares
 
 
 def train(
@@ -193,12 +225,15 @@ def train(
     dtype: str = "auto",
     compile_model: bool = True,
     tensorboard: bool = False,
+    task: Task | None = None,
 ) -> Outcome:
     """Train into the folder `run`, from scratch or, with `resume`, from its last good checkpoint.
 
-    Raises `UserError` if the folder already holds a run (without `resume`), holds one of
-    another configuration, or if the loss stops being a number.
+    `task`: what is learned; `BYTES` unless given. Raises `UserError` if the folder already holds
+    a run (without `resume`), holds one of another configuration, or if the loss stops being a
+    number.
     """
+    task = task or BYTES
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
     resolved = {
@@ -209,10 +244,12 @@ def train(
         "dtype": str(kind).removeprefix("torch."),
         "compile": compile_model,
     }
+    if task.about:
+        resolved["task"] = task.about
     _claim_folder(run, resolved, resume=resume)
 
     torch.manual_seed(config.seed)
-    model = ByteModel(model_config).to(place).train()
+    model = task.build(model_config).to(place).train()
     optimizers = build_optimizers(model, config)
     base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     step, elapsed_before = 0, 0.0
@@ -232,13 +269,13 @@ def train(
     compiled = compile_model and shutil.which("gcc") is not None
     if compile_model and not compiled:
         listener.note("no gcc found, so the model is not compiled and training is slower")
-    forward = _forward(compiled)
+    forward = _forward(task, compiled)
     evaluation_batches = list(source.evaluation())
     writer = _tensorboard_writer(run) if tensorboard else None
     began = time.monotonic()
     evaluation: dict[str, float] = {}
     last_log = began
-    patches_since_log = 0
+    seen_since_log = 0
 
     def save(elapsed: float) -> None:
         checkpoint.save_step(
@@ -253,13 +290,21 @@ def train(
             },
         )
 
-    def log(kind_of_record: str, values: dict[str, float], progress: float, elapsed: float) -> None:
+    def log(
+        kind_of_record: str,
+        values: dict[str, float],
+        progress: float,
+        elapsed: float,
+        groups: dict[str, float] | None = None,
+    ) -> None:
         record = {
             "kind": kind_of_record,
             "step": step,
             "seconds": round(elapsed, 2),
             **{name: float(f"{value:.7g}") for name, value in values.items()},
         }
+        if groups:
+            record["groups"] = {name: float(f"{value:.7g}") for name, value in groups.items()}
         with open(run / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
         if writer is not None:
@@ -273,8 +318,8 @@ def train(
             progress = config.progress(step, elapsed)
             finished = progress >= 1.0
             if finished or step % config.evaluate_every == 0:
-                evaluation = evaluate(model, evaluation_batches, place, kind)
-                log("evaluation", evaluation, progress, elapsed)
+                evaluation, groups = evaluate(model, source, evaluation_batches, place, kind, task)
+                log("evaluation", evaluation, progress, elapsed, groups)
             # Asked once, so that what stops is what was saved.
             stopping = stop()
             if finished or stopping or (step and step % config.save_every == 0):
@@ -290,14 +335,14 @@ def train(
                 torch.manual_seed(hash((config.seed, step)))
             batch = source.batch(step)
             with _autocast(place, kind):
-                loss, nats, hits, exact = forward(model, *(tensor.to(place) for tensor in batch))
+                loss, mean, hits = forward(model, *(tensor.to(place) for tensor in batch))
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
             step += 1
-            patches_since_log += len(batch.targets_N)
+            seen_since_log += batch.size
 
             if step % config.log_every == 0:
                 if not math.isfinite(loss.item()):
@@ -306,11 +351,11 @@ def train(
                         " learning rate from the last checkpoint"
                     )
                 now = time.monotonic()
-                values = measures(nats.item(), hits.item(), exact.item())
+                values = task.measures(mean.item(), hits)
                 values["gradient_norm"] = norm.item()
-                values["patches_per_second"] = patches_since_log / (now - last_log)
+                values[task.rate] = seen_since_log / (now - last_log)
                 values["learning_rate_scale"] = scale
-                last_log, patches_since_log = now, 0
+                last_log, seen_since_log = now, 0
                 elapsed = elapsed_before + now - began
                 log("train", values, config.progress(step, elapsed), elapsed)
 
@@ -324,16 +369,16 @@ def train(
             dtype=torch.bfloat16,
             force=True,
         )
-    plot(run)
+    task.plot(run)
     return Outcome(finished, step, elapsed, evaluation)
 
 
-def _forward(compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
+def _forward(task: Task, compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
     if not compiled:
-        return loss_and_hits
+        return task.loss
     # Each batch shape compiles once; a curriculum has a few.
     torch._dynamo.config.recompile_limit = 32
-    return torch.compile(loss_and_hits, dynamic=False)
+    return torch.compile(task.loss, dynamic=False)
 
 
 @contextlib.contextmanager
@@ -397,10 +442,10 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def _restore(
-    path: Path, model: ByteModel, optimizers: list[torch.optim.Optimizer], device: torch.device
+    path: Path, model: Trainable, optimizers: list[torch.optim.Optimizer], device: torch.device
 ) -> tuple[int, float]:
     """Put a resumable checkpoint's state in place; returns step and elapsed seconds."""
-    loaded = checkpoint.load(path, device=device)
+    loaded = checkpoint.load_any(path, device=device)
     if loaded.training is None:
         raise UserError(f"{path}: holds weights alone, so training cannot resume from it")
     model.load_state_dict(loaded.model.state_dict())
@@ -463,14 +508,43 @@ def _tensorboard_writer(run: Path) -> Any:
     return SummaryWriter(str(run / "tensorboard"))
 
 
+_NAMED_GROUPS = 9
+
+
+def _plot_groups(axes: Any, records: list[dict[str, Any]]) -> None:
+    """What is wrong in each group, those named that were worst over the last half."""
+    steps = [record["step"] for record in records]
+    names = sorted({name for record in records for name in record["groups"]})
+    wrong = {
+        name: [1 - record["groups"].get(name, math.nan) for record in records] for name in names
+    }
+    late = {
+        name: sum(share for share in shares[len(shares) // 2 :] if share == share)
+        for name, shares in wrong.items()
+    }
+    worst = sorted(names, key=lambda name: -late[name])[:_NAMED_GROUPS]
+    for name in names:
+        if name not in worst:
+            axes.plot(steps, wrong[name], color="0.8", linewidth=0.7)
+    for place, name in enumerate(worst):
+        axes.plot(
+            steps, wrong[name], color=f"C{place}", marker="o", markersize=3, linewidth=1, label=name
+        )
+    axes.set_yscale("log", nonpositive="clip")
+    axes.set(ylabel="share wrong, evaluation, by group", ylim=(5e-4, 1.6))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    axes.legend(loc="lower left", fontsize=8)
+
+
 def plot(run: Path) -> None:
     """Draw loss and accuracy over time as `training.png` in the run folder."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
     records = read_metrics(run)
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    groups = any("groups" in record for record in records)
+    figure = Figure(figsize=(8, 11 if groups else 7), layout="constrained")
+    upper, lower, *third = figure.subplots(3 if groups else 2, 1, sharex=True)
     wrong: list[float] = []
     for kind, style in (
         ("train", {"alpha": 0.35, "linewidth": 0.7}),
@@ -492,7 +566,8 @@ def plot(run: Path) -> None:
     # Where nothing was wrong the curve leaves the plot: a logarithm has no zero.
     least = min([share for share in wrong if share > 0], default=0.1)
     lower.set_yscale("log", nonpositive="clip")
-    lower.set(xlabel="step", ylabel="share wrong", ylim=(min(0.1, least) / 1.5, 1.6))
+    (third or [lower])[0].set_xlabel("step")
+    lower.set(ylabel="share wrong", ylim=(min(0.1, least) / 1.5, 1.6))
     lower.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     upper.set(title=run.name, ylabel="bits per byte", yscale="log")
     if upper.has_data():
@@ -502,9 +577,22 @@ def plot(run: Path) -> None:
         upper.legend(loc="lower left")
         lower.legend(loc="lower left")
     upper.yaxis.set_major_formatter(FuncFormatter(lambda bits, _: f"{bits:g}"))
-    for axes in (upper, lower):
+    for axes in third:
+        _plot_groups(axes, [record for record in records if "groups" in record])
+    for axes in (upper, lower, *third):
         axes.grid(which="major", alpha=0.4)
         axes.grid(which="minor", alpha=0.12)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     with atomic_write(run / "training.png", force=True) as file:
         figure.savefig(file, format="png", dpi=120)
+
+
+BYTES = Task(
+    build=ByteModel,
+    loss=loss_and_hits,
+    measures=measures,
+    rate="patches_per_second",
+    plot=plot,
+    about={},
+)
+"""Predicting each byte from those before it."""

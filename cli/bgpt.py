@@ -5,34 +5,37 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli.group import CommandGroup
-from cli.options import FILE, device_option, dtype_option, force_option, json_option
+from cli.options import (
+    FILE,
+    device_option,
+    dtype_option,
+    force_option,
+    json_option,
+    load_model,
+    model_option,
+)
 from cpusim import __version__
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, read_bytes, refuse_existing
 
-if TYPE_CHECKING:
-    import torch
-
-    from bytemodel.checkpoint import Checkpoint
-
 # Torch takes seconds to import: the commands that use it import it themselves.
-
-model_option = click.option(
-    "--model",
-    type=FILE,
-    metavar="CKPT",
-    help="Checkpoint file or run folder. Default: the shipped one.",
-)
 
 
 @click.group(
     cls=CommandGroup,
-    lazy={"train": "cli.training:train"},
+    lazy={
+        "train": "cli.training:train",
+        "score": "cli.scoring:score",
+        "explain": "cli.scoring:explain",
+        "compress": "cli.coding:compress",
+        "decompress": "cli.coding:decompress",
+        "classify": "cli.classify:classify",
+    },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="bgpt")
@@ -46,6 +49,8 @@ def main() -> None:
       bgpt train cpu                            learn the CPU, for an hour
       bgpt info runs/cpu                        what came of it
       bgpt score --model runs/cpu trace.bin     bits per byte of a file
+      bgpt explain trace.bin -o trace.png       where its bits go
+      bgpt compress trace.bin -o trace.bgpt     and the file in so many bits
     """
 
 
@@ -63,16 +68,26 @@ def info(path: Path | None, as_json: bool) -> None:
       bgpt info runs/cpu
       bgpt info model.pt --json
     """
-    loaded, _ = _load(path, "cpu", "float32")
+    from bytemodel.checkpoint import fingerprint, load_any
+    from bytemodel.classifier import Classifier
+    from bytemodel.cpu import shipped_checkpoint
+
+    loaded = load_any(path or shipped_checkpoint())
+    labels = list(loaded.model.labels) if isinstance(loaded.model, Classifier) else None
+
     size = loaded.path.stat().st_size
+    name = fingerprint(loaded.model)
     report = {
         "file": str(loaded.path),
         "bytes": size,
+        "fingerprint": name,
         "parameters": loaded.model.parameter_count,
         "resumable": loaded.training is not None,
         "config": loaded.config.to_dict(),
         "info": loaded.info,
     }
+    if labels is not None:
+        report["labels"] = labels
     if as_json:
         click.echo(json.dumps(report, default=str))
         return
@@ -82,6 +97,10 @@ def info(path: Path | None, as_json: bool) -> None:
     console.print(
         f"{loaded.path}: {loaded.model.parameter_count:,} parameters, {size / 1e6:.1f} MB"
     )
+    if labels is None:
+        console.print(f"its name in compressed files: {name[:16]}")
+    else:
+        console.print(f"a classifier, labels: {', '.join(labels)}")
     if loaded.training is not None:
         console.print("holds the state that training resumes from")
     # What trained it repeats the model's configuration.
@@ -90,76 +109,6 @@ def info(path: Path | None, as_json: bool) -> None:
         console.print(f"\n{title}", style=render.HEADING)
         for line in _tree(values):
             console.print(line)
-
-
-@main.command()
-@model_option
-@click.argument("files", metavar="FILE...", type=FILE, nargs=-1, required=True)
-@click.option(
-    "--skip",
-    type=click.IntRange(min=0),
-    metavar="N",
-    default=0,
-    help="Read the first N bytes of each file as context only.",
-)
-@device_option
-@dtype_option
-@json_option
-def score(
-    model: Path | None,
-    files: tuple[Path, ...],
-    skip: int,
-    device: str,
-    dtype: str,
-    as_json: bool,
-) -> None:
-    """Print how many bits a byte the model needs for files.
-
-    8 is knowing nothing, 0 is knowing all. What a file is, its name's extension says. The end
-    of a file is predicted too: its cost is in the bits, its bytes are in nobody's count.
-
-    \b
-    Examples:
-      bgpt score trace.bin
-      bgpt score --model runs/cpu --skip 1040 data/test/*.bin
-      bgpt score --model runs/cpu trace.bin --json
-    """
-    # All files are looked at before the model is loaded, which takes a while.
-    for path in files:
-        size = len(read_bytes(path, limit=skip))
-        if skip and size <= skip:
-            raise UserError(
-                f"{path}: --skip {skip:,} leaves nothing of its {size:,} bytes to score"
-            )
-    from bytemodel.score import score_file
-    from cli import render
-
-    loaded, kind = _load(model, device, dtype)
-    scores = []
-    with render.progress("scoring", "files") as progress:
-        for done, path in enumerate(files):
-            progress(done, len(files))
-            data = read_bytes(path)
-            try:
-                found = score_file(loaded.model, data, path.suffix, skip=skip, dtype=kind)
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from None
-            scores.append((path, len(found.surprisal), found.bits))
-    rows: list[dict[str, Any]] = [
-        {"file": str(path), "bytes": size, "bits": bits, "bits_per_byte": _ratio(bits, size)}
-        for path, size, bits in scores
-    ]
-    size, bits = sum(row["bytes"] for row in rows), sum(row["bits"] for row in rows)
-    total = {"bytes": size, "bits": bits, "bits_per_byte": _ratio(bits, size)}
-    if as_json:
-        report = {"model": str(loaded.path), "skip": skip, "files": rows, "total": total}
-        click.echo(json.dumps(report))
-        return
-    console = render.stdout()
-    console.print(f"{'bits/byte':>9}  {'bits':>13}  {'bytes':>13}  file", style=render.HEADING)
-    for row in [*rows, {**total, "file": "total"}][: None if len(rows) > 1 else 1]:
-        per_byte = "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.5f}"
-        console.print(f"{per_byte:>9}  {row['bits']:>13,.1f}  {row['bytes']:>13,}  {row['file']}")
 
 
 @main.command()
@@ -258,7 +207,7 @@ def generate(
     from cli import render
 
     sampling = Sampling(temperature, top_k, top_p)
-    loaded, kind = _load(model, device, dtype)
+    loaded, kind = load_model(model, device, dtype)
     made = generate_files(
         prepare(loaded.model, kind),
         extension,
@@ -325,21 +274,6 @@ def export(path: Path, output: Path, force: bool) -> None:
     loaded = checkpoint.load(path)
     save_published(output, loaded, force=force)
     click.echo(f"wrote {output}: {loaded.model.parameter_count:,} parameters", err=True)
-
-
-def _load(path: Path | None, device: str, dtype: str) -> tuple[Checkpoint, torch.dtype]:
-    """The checkpoint named, or the shipped one, and the precision to compute in."""
-    from bytemodel import checkpoint
-    from bytemodel.cpu import shipped_checkpoint
-    from bytemodel.train import pick_device, pick_dtype
-
-    place = pick_device(device)
-    return checkpoint.load(path or shipped_checkpoint(), device=place), pick_dtype(dtype, place)
-
-
-def _ratio(bits: float, size: int) -> float | None:
-    """Bits per byte; None for no bytes."""
-    return bits / size if size else None
 
 
 def _tree(values: Mapping[str, Any], depth: int = 1) -> Iterator[str]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,42 +20,25 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from cli import comparison as view
 from cli import render
 from cli.options import DISTRIBUTIONS, FILE, start_options, start_state
+from cli.peers import Peer, make_peer, recording
 from cpusim import lockstep
-from cpusim.errors import UserError, nearest
+from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing
 from cpusim.isa import SLOTS
-from cpusim.loader import load_program, load_trace
-from cpusim.lockstep import (
-    Case,
-    OracleStepper,
-    ProgramResult,
-    RecordedStepper,
-    Stepper,
-)
+from cpusim.loader import load_program
+from cpusim.lockstep import Case, OracleStepper, ProgramResult, RecordedStepper
 from cpusim.reference import DEFAULT_MAX_STEPS
 
 if TYPE_CHECKING:
     from cpusim.programs import Distribution
-    from cpusim.trace import Trace
 
 # Torch and numba are imported by what needs them: comparing a recording needs neither.
 
 _PROGRAMS = 100
+_SHOWN = 3
+_EMBEDDED = 20
 _LENGTHS = 1, SLOTS - 1
 _SEEDS = 1 << 32  # training and its evaluation draw from seeds above
-
-
-@dataclass(frozen=True)
-class Peer:
-    """One side of a comparison.
-
-    `source`: the file it was made from. `programs`: what it brings along to compare.
-    """
-
-    text: str
-    source: Path | None
-    stepper: Stepper
-    programs: tuple[Case, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,63 +61,6 @@ class Draw:
     max_length: int
 
 
-def _oracle(source: Path | None, _: str) -> Peer:
-    if source is not None:
-        raise UserError(f"oracle:{source}: the oracle takes no file; write just oracle")
-    return Peer("oracle", None, OracleStepper())
-
-
-def _model(source: Path | None, dtype: str) -> Peer:
-    from bytemodel.cpu import load_stepper, shipped_checkpoint
-
-    path = source or shipped_checkpoint()
-    return Peer("model" if source is None else f"model:{path}", path, load_stepper(path, dtype))
-
-
-def _recording(source: Path | None, _: str) -> Peer:
-    if source is None:
-        raise UserError("trace: names no file; write trace:FILE")
-    cases = tuple(_recordings(source))
-    text = f"trace:{source}"
-    return Peer(text, source, RecordedStepper(text, cases), cases)
-
-
-_PEERS: dict[str, Callable[[Path | None, str], Peer]] = {
-    "oracle": _oracle,
-    "model": _model,
-    "trace": _recording,
-}
-"""What can stand on either side, written `KIND` or `KIND:FILE`."""
-
-
-def _peer(text: str, dtype: str) -> Peer:
-    kind, colon, source = text.partition(":")
-    if kind not in _PEERS:
-        close = nearest(kind, _PEERS)
-        hint = f"did you mean {close}?" if close else "write oracle, model:CKPT or trace:FILE"
-        raise UserError(f"{text!r} names nothing to compare; {hint}")
-    if colon and not source:
-        raise UserError(f"{text!r} names no file; write it behind the colon")
-    return _PEERS[kind](Path(source) if source else None, dtype)
-
-
-def _recordings(path: Path) -> Iterator[Case]:
-    """The trace in a file, one of a packed shard's (`SHARD[17]`), or all of a shard's."""
-    from cpusim.trace import is_shard, open_shard
-
-    if path.is_file() and is_shard(path):
-        shard = open_shard(path)
-        shard.check()
-        for index in range(len(shard)):
-            yield _case(f"{path}[{index}]", shard.trace(index))
-    else:
-        yield _case(str(path), load_trace(path))
-
-
-def _case(name: str, trace: Trace) -> Case:
-    return Case(name, np.frombuffer(trace.memory, np.uint8), trace.records)
-
-
 def _named(
     files: Sequence[Path], start: Callable[[bytes], bytes], words: Sequence[str], max_steps: int
 ) -> Iterator[Subject]:
@@ -143,7 +70,7 @@ def _named(
         memory = np.frombuffer(program.memory, np.uint8)
         state = np.frombuffer(start(program.state), np.uint8)
         if program.trace is not None:
-            _tell_if_wrong(_case(str(file), program.trace), max_steps)
+            _tell_if_wrong(recording(str(file), program.trace), max_steps)
         yield Subject(Case(str(file), memory, state[None]), (str(file), *words))
 
 
@@ -176,11 +103,15 @@ def _random(draw: Draw) -> Iterator[Subject]:
         case = Case(
             f"random program {number}", programs.memories[offset], programs.states[offset][None]
         )
-        words = ["--programs", 1, "--start", number, "--seed", draw.seed]
-        words += ["--distribution", draw.distribution]
-        if (draw.min_length, draw.max_length) != _LENGTHS:
-            words += ["--min-length", draw.min_length, "--max-length", draw.max_length]
-        yield Subject(case, tuple(map(str, words)))
+        yield Subject(case, ("--programs", "1", *_draw_words(draw, number)))
+
+
+def _draw_words(draw: Draw, start: int) -> tuple[str, ...]:
+    """The options of random programs, but for their count."""
+    words = ["--start", start, "--seed", draw.seed, "--distribution", draw.distribution]
+    if (draw.min_length, draw.max_length) != _LENGTHS:
+        words += ["--min-length", draw.min_length, "--max-length", draw.max_length]
+    return tuple(map(str, words))
 
 
 def _brought(truth: Peer, peer: Peer) -> list[Subject]:
@@ -303,9 +234,8 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     "--show",
     type=click.IntRange(min=0),
     metavar="N",
-    default=3,
-    show_default=True,
-    help="Differences to show in full, the earliest first.",
+    help="Differences to show in full, the earliest first."
+    f" Default: {_SHOWN}, and {_EMBEDDED} in an HTML report.",
 )
 @click.option(
     "--dtype",
@@ -322,6 +252,9 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     help="Write all figures; - is standard output.",
 )
 @click.option("--junit", type=FILE, metavar="FILE", help="Write a JUnit report.")
+@click.option(
+    "--html", type=FILE, metavar="REPORT", help="Write a page to look at and to step through."
+)
 @click.option("--force", is_flag=True, help="Replace FILEs that exist.")
 @click.pass_context
 def compare(
@@ -343,10 +276,11 @@ def compare(
     from_step: int,
     rollout: bool,
     window: int,
-    show: int,
+    show: int | None,
     dtype: str,
     json_file: Path | None,
     junit: Path | None,
+    html: Path | None,
     force: bool,
 ) -> None:
     """Compare a byte model with the CPU, state by state.
@@ -355,8 +289,9 @@ def compare(
     trace, the end included? Resynchronised, put back on the trace at every step: which
     steps does it get wrong? Without PROGRAM, random programs are compared.
 
-    PEER is what else can stand on either side: oracle (this CPU), model:CKPT, or
-    trace:FILE, a recording from another simulator or from hardware (a trace or a shard).
+    PEER is what else can stand on either side: oracle (this CPU), reference (the same in
+    plain Python), model:CKPT, or trace:FILE, a recording from another simulator or from
+    hardware (a trace or a shard).
 
     Exit code 0: they agree; 1: they differ; 2: bad usage or unreadable input.
 
@@ -365,6 +300,7 @@ def compare(
       cpusim compare examples/sort.s
       cpusim compare --model runs/cpu/model.pt
       cpusim compare --programs 1000 --seed 7 --json figures.json
+      cpusim compare --programs 1000 --html report.html
       cpusim compare --against trace:board.bin
       cpusim compare --reference model:old.pt --against model:new.pt
     """
@@ -374,7 +310,7 @@ def compare(
     if start_words and not files:
         raise UserError("--acc, --set and --random-state belong to a PROGRAM; name one")
     to_stdout = json_file == Path("-")
-    _check_outputs([None if to_stdout else json_file, junit], force)
+    _check_outputs([None if to_stdout else json_file, junit, html], force)
     # Reading the files comes first: a wrong name is refused before torch is loaded.
     subjects = list(
         _named(
@@ -384,8 +320,8 @@ def compare(
             max_steps,
         )
     )
-    truth = _peer(reference, dtype)
-    peer = _peer(against or (f"model:{model}" if model else "model"), dtype)
+    truth = make_peer(reference, dtype)
+    peer = make_peer(against or (f"model:{model}" if model else "model"), dtype)
     brought = _brought(truth, peer)
     draw = None
     if count is not None or not (files or brought):
@@ -417,7 +353,7 @@ def compare(
         return ["cpusim", "compare", *words, "--from-step", str(step)]
 
     if json_file is not None:
-        models = [side.source for side in (peer, truth) if side.text.startswith("model")]
+        models = [side.source for side in (peer, truth) if side.kind == "model"]
         settings = {
             "model": str(models[0]) if models else None,
             **(vars(draw) if draw else dict.fromkeys(Draw.__dataclass_fields__)),
@@ -436,10 +372,33 @@ def compare(
     if junit is not None:
         with atomic_write(junit, force=force) as file:
             file.write(view.as_junit(result, seconds, window, replay))
+    what = _in_words(subjects, draw)
+    if html is not None:
+        from cli import html_report  # jinja2
+
+        about = html_report.About(
+            what,
+            _settings(draw, max_steps, from_step, rollout, dtype, (peer, truth)),
+            [(side.kind, side.source) for side in (peer, truth) if side.source]
+            + [("Program", file) for file in files],
+            _same_again(files, start_words, draw, options, from_step),
+            datetime.now().astimezone(),
+            seconds,
+        )
+        shown = html_report.embedded(result, _EMBEDDED if show is None else show)
+        with _progress(sum(program.case.steps for program in shown)) as progress:
+            page = html_report.page(
+                *(result, peer.stepper, shown, about),
+                window=window,
+                replay=replay,
+                progress=progress,
+            )
+        with atomic_write(html, force=force) as file:
+            file.write(page)
     if not to_stdout:
         console = render.stdout()
-        what = _in_words(subjects, draw)
-        for line in view.report_lines(result, what, window=window, show=show, replay=replay):
+        most = _SHOWN if show is None else show
+        for line in view.report_lines(result, what, window=window, show=most, replay=replay):
             console.print(line)
     if not result.agree:
         context.exit(1)
@@ -453,7 +412,8 @@ def _check_outputs(outputs: Sequence[Path | None], force: bool) -> None:
         if not output.parent.is_dir():
             raise UserError(f"{output}: the folder {output.parent} does not exist; create it")
     if len(named) != len(set(named)):
-        raise UserError(f"{named[0]}: --json and --junit name the same file; give each its own")
+        twice = next(output for output in named if named.count(output) > 1)
+        raise UserError(f"{twice}: two reports name the same file; give each its own")
 
 
 def _in_words(subjects: Sequence[Subject], draw: Draw | None) -> str:
@@ -464,6 +424,45 @@ def _in_words(subjects: Sequence[Subject], draw: Draw | None) -> str:
         f"{draw.count:,} random programs{which}, seed {draw.seed}, {draw.distribution},"
         f" {draw.min_length} to {draw.max_length} instructions"
     )
+
+
+def _settings(
+    draw: Draw | None,
+    max_steps: int,
+    from_step: int,
+    rollout: bool,
+    dtype: str,
+    sides: Sequence[Peer],
+) -> dict[str, str]:
+    """What else decides what a comparison finds, in words."""
+    settings = {}
+    if draw is not None:
+        settings["Random"] = (
+            f"{draw.count:,} from number {draw.start:,} on, seed {draw.seed}, {draw.distribution}"
+            f" distribution, {draw.min_length} to {draw.max_length} instructions"
+        )
+    settings["Steps"] = f"from {from_step:,} on, at most {max_steps:,} a program"
+    settings["Free-running"] = (
+        "by really running free" if rollout else "from the first resynchronised difference"
+    )
+    if any(side.kind == "model" for side in sides):
+        settings["Precision"] = dtype
+    return settings
+
+
+def _same_again(
+    files: Sequence[Path],
+    start_words: Sequence[str],
+    draw: Draw | None,
+    options: Sequence[tuple[str, ...]],
+    from_step: int,
+) -> list[str]:
+    """The command that makes the same comparison, without its outputs."""
+    words = ["cpusim", "compare", *map(str, files), *start_words]
+    if draw is not None:
+        words += ["--programs", str(draw.count), *_draw_words(draw, draw.start)]
+    words += [word for option in options for word in option]
+    return words if from_step == 1 else [*words, "--from-step", str(from_step)]
 
 
 def _start_words(

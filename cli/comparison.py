@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,8 @@ from rich.text import Text
 
 from cli import render
 from cpusim.assembler import disassemble_word
-from cpusim.isa import (
-    ACC,
-    FIELDS,
-    FIRST_REGISTER,
-    INSTRUCTION_SIZE,
-    IR,
-    ISA,
-    PC,
-    IllegalEncoding,
-    Place,
-)
-from cpusim.lockstep import Comparison, Difference, Kind, ProgramResult, is_state
+from cpusim.isa import FIELDS, INSTRUCTION_SIZE, IR, ISA, PC
+from cpusim.lockstep import Comparison, Difference, FormTally, Kind, ProgramResult, is_state
 
 Replay = Callable[[ProgramResult], Sequence[str]]
 """The command that shows a program's first difference again, as words."""
@@ -52,7 +42,7 @@ def report_lines(
         yield Text(f"{others} that differ: {len(differing) - show:,}", style="bold")
         yield from program_lines(differing[show:])
         yield Text()
-    yield from form_lines(comparison)
+    yield from form_lines(comparison.by_form)
     yield Text()
     yield from summary_lines(comparison, what)
 
@@ -135,19 +125,8 @@ def _source(result: ProgramResult, difference: Difference, field: int) -> str:
     word = result.case.executed(difference.step)
     if word is None:
         return "(start), nothing changes it"
-    does = "writes" if field in _written(word) else "leaves"
+    does = "writes" if field in ISA.written(word) else "leaves"
     return f"{disassemble_word(word)}, which {does} it"
-
-
-def _written(word: bytes) -> set[int]:
-    """The fields that an instruction writes."""
-    try:
-        _, form = ISA.decode(word)
-    except IllegalEncoding:
-        return set()
-    operands = zip((Place.X, Place.Y, Place.Z), word[1:], strict=True)
-    fields = {place: FIRST_REGISTER - 1 + byte for place, byte in operands} | {Place.ACC: ACC}
-    return {fields[place] for place in (form.dest, form.echo) if place in fields}
 
 
 def _token(
@@ -188,10 +167,10 @@ def program_lines(results: Sequence[ProgramResult]) -> Iterator[Text]:
         yield Text(f"and {len(results) - _LISTED_PROGRAMS:,} more; --json FILE lists all of them")
 
 
-def form_lines(comparison: Comparison) -> Iterator[Text]:
+def form_lines(by_form: Mapping[str, FormTally]) -> Iterator[Text]:
     """Accuracy by executed form, two columns side by side."""
     cells = []
-    for name, tally in comparison.by_form.items():
+    for name, tally in by_form.items():
         text = f"{name:<11}{tally.count:>8,}{tally.wrong or '-':>8}"
         text += f"{percent(tally.count - tally.wrong, tally.count):>10}"
         cells.append(Text(text, style=render.WRONG if tally.wrong else ""))
@@ -235,14 +214,15 @@ def summary_lines(comparison: Comparison, what: str) -> Iterator[Text]:
         by_field = Counter(comparison.by_field).most_common()
         worst = [f"{field} {count:,}" for field, count in by_field if count][:6]
         yield _figure("most wrong fields", ", ".join(worst))
-    yield from _caveats(comparison)
+    yield from caveats(comparison)
     if comparison.agree:
         yield Text("they agree", style="bold green")
     else:
         yield Text("they differ", style=render.WRONG)
 
 
-def _caveats(comparison: Comparison) -> Iterator[Text]:
+def caveats(comparison: Comparison) -> Iterator[Text]:
+    """What the figures leave out, a line each."""
     if comparison.left_out:
         yield Text(f"not compared, too short: {_count(len(comparison.left_out), 'program')}")
     reasons = Counter(
@@ -301,17 +281,7 @@ def as_json(comparison: Comparison, settings: dict[str, Any], replay: Replay) ->
         "bytes": comparison.byte_count,
         "wrong_bytes": comparison.wrong_bytes,
         "byte_accuracy": comparison.byte_accuracy,
-        "by_form": {
-            name: {
-                "count": tally.count,
-                "wrong": tally.wrong,
-                "accuracy": tally.accuracy,
-                "wrong_result": tally.wrong_result,
-                "wrong_fetch": tally.wrong_fetch,
-                "wrong_end": tally.wrong_end,
-            }
-            for name, tally in comparison.by_form.items()
-        },
+        "by_form": {name: tally_json(tally) for name, tally in comparison.by_form.items()},
         "by_field": comparison.by_field,
         "first_difference": first_difference,
         "differences": [_difference_json(result, replay) for result in comparison.differing],
@@ -321,6 +291,18 @@ def as_json(comparison: Comparison, settings: dict[str, Any], replay: Replay) ->
             if not result.case.ends
         },
         "left_out": list(comparison.left_out),
+    }
+
+
+def tally_json(tally: FormTally) -> dict[str, Any]:
+    """One form's figures."""
+    return {
+        "count": tally.count,
+        "wrong": tally.wrong,
+        "accuracy": tally.accuracy,
+        "wrong_result": tally.wrong_result,
+        "wrong_fetch": tally.wrong_fetch,
+        "wrong_end": tally.wrong_end,
     }
 
 

@@ -39,7 +39,14 @@ if TYPE_CHECKING:
 
 @click.group(
     cls=CommandGroup,
-    lazy={"compare": "cli.compare:compare"},
+    lazy={
+        "compare": "cli.compare:compare",
+        "debug": "cli.debug:debug",
+        "inject": "cli.inject:inject",
+        "diagnose": "cli.diagnose:diagnose",
+        "fuzz": "cli.fuzz:fuzz",
+        "conformance": "cli.conformance:conformance",
+    },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="cpusim")

@@ -1,15 +1,22 @@
-"""What several commands take: files, --force, --json, and the options that set a first state."""
+"""What several commands take: files, models, --force, --json, the options of a first state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cpusim.assembler import parse_number
 from cpusim.errors import nearest
 from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS
+
+if TYPE_CHECKING:
+    import torch
+
+    from bytemodel.checkpoint import Checkpoint
+    from bytemodel.model import ByteModel
 
 # The same as in cpusim.programs and cpusim.dataset, which import numba: too slow for --help.
 DISTRIBUTIONS = ("published", "uniform", "mixed")
@@ -32,6 +39,26 @@ dtype_option = click.option(
     default="auto",
     help="Precision. auto: bfloat16 where the hardware has it.",
 )
+
+model_option = click.option(
+    "--model",
+    type=FILE,
+    metavar="CKPT",
+    help="Checkpoint file or run folder. Default: the shipped one.",
+)
+
+
+def load_model(
+    path: Path | None, device: str, dtype: str
+) -> tuple[Checkpoint[ByteModel], torch.dtype]:
+    """The checkpoint named, or the shipped one, and the precision to compute in."""
+    # Torch takes seconds to import, and these options stand in many a command's --help.
+    from bytemodel import checkpoint
+    from bytemodel.cpu import shipped_checkpoint
+    from bytemodel.train import pick_device, pick_dtype
+
+    place = pick_device(device)
+    return checkpoint.load(path or shipped_checkpoint(), device=place), pick_dtype(dtype, place)
 
 
 def _byte(text: str) -> int:

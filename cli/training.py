@@ -6,10 +6,10 @@ What is trained and how stands in `bytemodel.train`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from rich.console import Console, Group
@@ -167,7 +167,7 @@ def cpu(
     place = pick_device(device or before.get("device", "auto"))
     kind = str(pick_dtype(dtype or before.get("dtype", "auto"), place)).removeprefix("torch.")
     heading = f"{out}: {_parameters(model) / 1e6:.1f} M parameters, {place.type}, {kind}"
-    with _listener(heading) as listener:
+    with listener_for(heading, _BYTES) as listener:
         outcome = run_training(
             out,
             model,
@@ -199,12 +199,12 @@ def _parameters(config: ModelConfig) -> int:
 
 def _print_end(out: Path, outcome: Outcome) -> None:
     console = render.stdout()
-    console.print(f"trained {outcome.step:,} steps in {_clock(outcome.elapsed)}")
+    console.print(f"trained {outcome.step:,} steps in {clock(outcome.elapsed)}")
     found = outcome.evaluation
     console.print(
         f"on programs never trained on: {found['bits_per_byte']:.4f} bits per byte,"
-        f" {_percent(found['byte_accuracy'])} of bytes and"
-        f" {_percent(found['exact_patches'])} of whole states right"
+        f" {percent(found['byte_accuracy'])} of bytes and"
+        f" {percent(found['exact_patches'])} of whole states right"
     )
     size = (out / "model.pt").stat().st_size
     console.print(f"{out / 'model.pt'}: the model, {size / 1e6:.1f} MB")
@@ -212,16 +212,30 @@ def _print_end(out: Path, outcome: Outcome) -> None:
     console.print(f"next: cpusim compare --model {out}")
 
 
+class Column(NamedTuple):
+    """A figure of a training record: its title, its width and its text. The last one of a
+    record is the speed, which evaluations lack."""
+
+    title: str
+    width: int
+    text: Callable[[dict[str, Any]], str]
+
+
+def speed_text(name: str) -> Callable[[dict[str, Any]], str]:
+    """The text of a speed; nothing where a record has none."""
+    return lambda record: f"{record[name]:,.0f}" if name in record else ""
+
+
 @contextmanager
-def _listener(heading: str) -> Iterator[Listener]:
+def listener_for(heading: str, columns: Sequence[Column]) -> Iterator[Listener]:
     """A live display on a terminal, plain lines in a pipe; on stderr either way."""
     console = render.stderr()
     if not console.is_terminal:
-        yield _Lines(console, heading)
+        yield _Lines(console, heading, columns)
         return
     live = Live(console=console, refresh_per_second=4)
     try:
-        yield _Display(live, heading)
+        yield _Display(live, heading, columns)
     finally:
         live.stop()
 
@@ -229,29 +243,25 @@ def _listener(heading: str) -> Iterator[Listener]:
 class _Lines:
     """A line a record."""
 
-    def __init__(self, console: Console, heading: str) -> None:
+    def __init__(self, console: Console, heading: str, columns: Sequence[Column]) -> None:
         self._console = console
         self._heading = heading
+        self._columns = columns
         self._next = 0.0
 
     def logged(self, record: dict[str, Any], progress: float) -> None:
         if self._heading:
             self._console.print(self._heading)
-            self._console.print(
-                f"{'step':>9}  {'':<10}  {'loss':>8}  {'bits/byte':>9}  {'bytes':>7}"
-                f"  {'states':>7}  {'states/s':>8}  {'left':>7}"
-            )
+            titles = "  ".join(f"{column.title:>{column.width}}" for column in self._columns)
+            self._console.print(f"{'step':>9}  {'':<10}  {titles}  {'left':>7}")
             self._heading = ""
         if record["kind"] == "train":
             if record["seconds"] < self._next:
                 return
             self._next = record["seconds"] + _PLAIN_SECONDS
-        speed = record.get("patches_per_second")
+        figures = "  ".join(f"{column.text(record):>{column.width}}" for column in self._columns)
         line = (
-            f"{record['step']:>9,}  {record['kind']:<10}  {record['loss']:>8.4f}"
-            f"  {record['bits_per_byte']:>9.4f}  {_percent(record['byte_accuracy']):>7}"
-            f"  {_percent(record['exact_patches']):>7}"
-            f"  {'' if speed is None else f'{speed:,.0f}':>8}  {_left(record, progress):>7}"
+            f"{record['step']:>9,}  {record['kind']:<10}  {figures}  {_left(record, progress):>7}"
         )
         self._console.print(line.rstrip())
 
@@ -262,15 +272,16 @@ class _Lines:
 class _Display:
     """The newest record of each kind, redrawn in place."""
 
-    def __init__(self, live: Live, heading: str) -> None:
+    def __init__(self, live: Live, heading: str, columns: Sequence[Column]) -> None:
         self._live = live
         self._heading = heading
+        self._columns = columns
         self._records: dict[str, dict[str, Any]] = {}
 
     def logged(self, record: dict[str, Any], progress: float) -> None:
         self._records[record["kind"]] = record
         if "train" in self._records:
-            times = f"{_clock(record['seconds'])} done, {_left(record, progress)} left"
+            times = f"{clock(record['seconds'])} done, {_left(record, progress)} left"
             self._show(f"{progress:.0%}  step {record['step']:,}  {times}", progress)
         else:
             self._show("the first steps take a while", progress)
@@ -282,36 +293,38 @@ class _Display:
     def _show(self, status: str, progress: float) -> None:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style=render.HEADING)
         table.add_column("")
-        for title in ("loss", "bits/byte", "bytes", "states", "states/s"):
-            table.add_column(title, justify="right")
+        for column in self._columns:
+            table.add_column(column.title, justify="right")
         for kind, record in self._records.items():
-            speed = record.get("patches_per_second")
-            table.add_row(
-                kind,
-                f"{record['loss']:.4f}",
-                f"{record['bits_per_byte']:.4f}",
-                _percent(record["byte_accuracy"]),
-                _percent(record["exact_patches"]),
-                f"step {record['step']:,}" if speed is None else f"{speed:,.0f}",
-            )
+            *figures, speed = (column.text(record) for column in self._columns)
+            table.add_row(kind, *figures, speed or f"step {record['step']:,}")
         line = Table.grid(padding=(0, 1))
         line.add_row(ProgressBar(total=1.0, completed=progress, width=24), status)
         self._live.update(Group(Text(self._heading, style=render.HEADING), line, table))
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """A share as per cent, never rounded up to all of it."""
     return f"{math.floor(share * 10_000) / 100:.2f}%"
+
+
+_BYTES = (
+    Column("loss", 8, lambda record: f"{record['loss']:.4f}"),
+    Column("bits/byte", 9, lambda record: f"{record['bits_per_byte']:.4f}"),
+    Column("bytes", 7, lambda record: percent(record["byte_accuracy"])),
+    Column("states", 7, lambda record: percent(record["exact_patches"])),
+    Column("states/s", 8, speed_text("patches_per_second")),
+)
 
 
 def _left(record: dict[str, Any], progress: float) -> str:
     """The time that the run still takes, if it goes on as fast."""
     if progress <= 0:
         return ""
-    return _clock(record["seconds"] * (1 - progress) / progress)
+    return clock(record["seconds"] * (1 - progress) / progress)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -155,6 +155,33 @@ class InstructionSet:
             raise IllegalEncoding(f"{instruction.name} takes {known} operands, not {count}")
         return instruction, found
 
+    def written(self, word: bytes) -> tuple[int, ...]:
+        """The fields (offsets in a state) that an instruction writes, the last write last.
+
+        Empty for four bytes that are no instruction.
+        """
+        return self._fields(word, lambda form: (form.dest, form.echo))
+
+    def read(self, word: bytes) -> tuple[int, ...]:
+        """The fields that an instruction reads as operands; none if it is no instruction."""
+        return self._fields(word, lambda form: (form.a, form.b))
+
+    def _fields(self, word: bytes, places: Callable[[Form], Iterable[Place]]) -> tuple[int, ...]:
+        try:
+            _, form = self.decode(word)
+        except IllegalEncoding:
+            return ()
+        fields = (place_field(word, place) for place in places(form))
+        return tuple(field for field in fields if field is not None)
+
+
+def place_field(word: bytes, place: Place) -> int | None:
+    """The field of a state (its offset) that a place is in an instruction, if it is one."""
+    if place is Place.ACC:
+        return ACC
+    operands = dict(zip((Place.X, Place.Y, Place.Z), word[1:], strict=True))
+    return FIRST_REGISTER - 1 + operands[place] if place in operands else None
+
 
 class IllegalEncoding(ValueError):
     """Four bytes that are no canonical instruction; the text is the reason."""

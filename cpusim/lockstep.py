@@ -203,13 +203,27 @@ class Runner(Protocol):
     ) -> Iterator[tuple[int, Rollout]]: ...
 
 
+Probabilities = npt.NDArray[np.float32]
+"""Of every token 0..256 at each place of a patch: float32 [16, 257], rows sum to 1."""
+
+
+@runtime_checkable
+class Guesser(Protocol):
+    """Optional: knows how probable it holds each token."""
+
+    # What `step` returns or raises, and how sure it is: row i has the probabilities of all tokens
+    # at place i, given its own answer's tokens at the places before. The answer's token
+    # is the most probable one, but for places behind a 256, which can only be 256.
+    def guess(self, memory: Bytes, states: Bytes) -> tuple[Tokens, Probabilities]: ...
+
+
 @runtime_checkable
 class Bounded(Protocol):
     """Optional: cannot follow a trace of any length."""
 
     @property
     def max_records(self) -> int:
-        """The most records that `step`, `verify` and `run` can be given or reach.
+        """The most records that `step`, `verify`, `run` and `guess` can be given or reach.
 
         `compare` cuts longer traces, leaves their end unchecked, and says so.
         """
@@ -220,18 +234,48 @@ class Bounded(Protocol):
 # --------------------------------------------------------------------------------------
 
 
-class OracleStepper:
-    """The emulator. Ends after HLT; has no next state after an illegal instruction.
+class ReferenceStepper:
+    """The plain-Python CPU. Ends after HLT; has no next state after an illegal instruction.
 
     It looks at the last state alone: any bytes are a state it can go on from.
     """
 
-    name = "oracle"
+    name = "reference"
 
     def step(self, memory: Bytes, states: Bytes) -> Tokens:
         """The exact next state (see `Stepper`)."""
         state = self._executed(states)
         return END if state is None else _tokens(fetch(memory.tobytes(), state))
+
+    def verify(self, cases: Sequence[Case]) -> Iterator[tuple[int, Predictions]]:
+        """Every step by itself (see `Verifier`)."""
+        for index, case in enumerate(cases):
+            memory = case.memory.tobytes()
+            tokens = np.full(case.records.shape, NO_TOKEN, np.int16)
+            for place in range(len(tokens)):
+                try:
+                    state = self._executed(case.records[: place + 1])
+                except NoNextState:
+                    continue
+                tokens[place] = END if state is None else list(fetch(memory, state))
+            yield index, Predictions(tokens)
+
+    def _executed(self, states: Bytes) -> bytes | None:
+        """The last state after its instruction; None after HLT. Raises `NoNextState`."""
+        state: bytes = states[-1].tobytes()
+        if len(states) == 1:
+            return state  # The initial state has fetched nothing that could execute.
+        try:
+            instruction, form = ISA.decode(state[IR : IR + INSTRUCTION_SIZE])
+        except IllegalEncoding:
+            raise NoNextState(_why_illegal(states)) from None
+        return None if instruction.halts else execute(state, instruction, form)
+
+
+class OracleStepper(ReferenceStepper):
+    """The emulator: steps like the plain-Python CPU, and runs many programs compiled."""
+
+    name = "oracle"
 
     def run(self, prompts: Sequence[Case], limits: Sequence[int]) -> Iterator[tuple[int, Rollout]]:
         """Runs all prompts in one batch (see `Runner`)."""
@@ -271,17 +315,6 @@ class OracleStepper:
                     whole = batch.records[batch.offsets[place] : batch.offsets[place + 1]]
                     refusal = _why_illegal(whole)
             yield index, Rollout(said, refusal)
-
-    def _executed(self, states: Bytes) -> bytes | None:
-        """The last state after its instruction; None after HLT. Raises `NoNextState`."""
-        state: bytes = states[-1].tobytes()
-        if len(states) == 1:
-            return state  # The initial state has fetched nothing that could execute.
-        try:
-            instruction, form = ISA.decode(state[IR : IR + INSTRUCTION_SIZE])
-        except IllegalEncoding:
-            raise NoNextState(_why_illegal(states)) from None
-        return None if instruction.halts else execute(state, instruction, form)
 
 
 _WORTH_COMPILED = 64
@@ -415,20 +448,32 @@ def record(
     Raises `StepperError` if the reference says something that is neither a state nor the end.
     """
     starts = [Case(p.name, p.memory, p.records[:1]) for p in programs]
-    cases: list[Case | None] = [None] * len(starts)
+    return extend(reference, starts, max_steps=max_steps)
+
+
+def extend(
+    reference: Stepper, prompts: Sequence[Case], *, max_steps: int = DEFAULT_MAX_STEPS
+) -> list[Case]:
+    """The traces that begin with all of the prompts' records and go on as `reference` does.
+
+    `max_steps` counts a prompt's own steps too. Otherwise as `record`.
+    """
+    cases: list[Case | None] = [None] * len(prompts)
+    rooms = [max(0, max_steps + 1 - len(prompt.records)) for prompt in prompts]
     # One answer more than there are steps: the end after the last one.
-    for index, rollout in run_free(reference, starts, [max_steps + 1] * len(starts)):
-        start, said = starts[index], rollout.tokens
+    for index, rollout in run_free(reference, prompts, [room + 1 for room in rooms]):
+        start, said = prompts[index], rollout.tokens
         open_because, ends = rollout.refusal, False
         if len(said) and not is_state(said[-1]):
             if not np.array_equal(said[-1], END):
                 raise StepperError(
                     f"{start.name}: {reference.name} says neither a state nor the end at step"
-                    f" {len(said)}, so nothing can be measured against it; swap the two sides"
+                    f" {len(start.records) - 1 + len(said)}, so nothing can be measured against"
+                    " it; swap the two sides"
                 )
             said, ends = said[:-1], True
-        elif len(said) > max_steps:
-            said, open_because = said[:max_steps], f"step limit of {max_steps:,} reached"
+        elif len(said) > rooms[index]:
+            said, open_because = said[: rooms[index]], f"step limit of {max_steps:,} reached"
         records = np.concatenate([start.records, said.astype(np.uint8)])
         cases[index] = Case(start.name, start.memory, records, ends, open_because)
     return [case for case in cases if case is not None]
@@ -566,9 +611,10 @@ def form_name(word: bytes | None) -> str:
 
 
 _FORM_ORDER = (FETCH, *(variant_name(*variant) for variant in ISA.variants), ILLEGAL)
-_RESULT_FIELDS: npt.NDArray[np.bool_] = np.array(
+RESULT_FIELDS: npt.NDArray[np.bool_] = np.array(
     [field == ACC or field >= FIRST_REGISTER for field in range(STATE_SIZE)]
 )
+"""Which tokens the executed instruction answers for: bool[16]; the others are the fetch's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -667,8 +713,8 @@ class Comparison:
         for result in self.results:
             end = _rows_with_any(result.misfits)
             wrong_bytes = result.wrong & ~result.misfits
-            in_result = _rows_with_any(wrong_bytes[:, _RESULT_FIELDS])
-            in_fetch = _rows_with_any(wrong_bytes[:, ~_RESULT_FIELDS])
+            in_result = _rows_with_any(wrong_bytes[:, RESULT_FIELDS])
+            in_fetch = _rows_with_any(wrong_bytes[:, ~RESULT_FIELDS])
             for row, any_wrong in enumerate(_rows_with_any(result.wrong)):
                 word = result.case.executed(result.from_step + row)
                 name = names.get(word) or names.setdefault(word, form_name(word))
@@ -705,7 +751,7 @@ def compare(
     twice. Raises `StepperError` as the candidate does, and if there is no step to check.
     """
     most = candidate.max_records if isinstance(candidate, Bounded) else None
-    every = [_shortened(case, most, candidate.name) for case in cases]
+    every = [shortened(case, most, candidate.name) for case in cases]
     left_out = tuple(case.name for case in every if case.steps < from_step)
     places = [place for place, case in enumerate(every) if case.steps >= from_step]
     usable = [every[place] for place in places]
@@ -740,7 +786,8 @@ def compare(
     )
 
 
-def _shortened(case: Case, most: int | None, name: str) -> Case:
+def shortened(case: Case, most: int | None, name: str) -> Case:
+    """The case as far as a Stepper called `name` can follow it: `most` records, if not None."""
     if most is None or len(case.records) <= most:
         return case
     return replace(

@@ -9,6 +9,7 @@ instruction with ACC and the registers from before it executes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -92,18 +93,23 @@ def run(
     *,
     max_steps: int = DEFAULT_MAX_STEPS,
     isa: InstructionSet = ISA,
+    disturb: Callable[[int, bytes], bytes] | None = None,
 ) -> Run:
     """Run from `state` (16 bytes) until HLT, an illegal instruction or `max_steps` fetches.
 
-    `memory` is the whole 1024-byte image. Raises ValueError on any other size.
+    `memory` is the whole 1024-byte image. `disturb(step, record)` is what a faulty machine makes
+    of each record (step 1, 2, ...) after its fetch: it is what gets recorded, and executed.
+    Raises ValueError on any other size.
     """
     if len(memory) != MEMORY_SIZE or len(state) != STATE_SIZE:
         raise ValueError(f"memory of {len(memory)} and state of {len(state)} bytes")
     records = [bytes(state)]
     current = bytes(state)
-    for _ in range(max_steps):
+    for step in range(1, max_steps + 1):
         slot = current[PC]
         current = fetch(memory, current)
+        if disturb is not None:
+            current = disturb(step, current)
         records.append(current)
         word = current[IR : IR + INSTRUCTION_SIZE]
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 
@@ -20,14 +21,20 @@ SMALLEST = ModelConfig(
     byte_layers=2,
     byte_width=16,
     byte_heads=2,
+    retrieval=True,
+    rotary_share=0.5,
+)
+SMALLEST_PUBLISHED = dataclasses.replace(
+    SMALLEST, family="published", retrieval=False, rotary_share=1.0
 )
 
 
-def random_model(family: Family = "local", seed: int = 0, **changes: int) -> ByteModel:
-    """A model of `SMALLEST`, changed, in evaluation mode; its weights are so large that what it
-    says depends on all that it has read."""
+def random_model(family: Family = "local", seed: int = 0, **changes: Any) -> ByteModel:
+    """A model of the smallest configuration, changed, in evaluation mode; its weights are so
+    large that what it says depends on all that it has read."""
     torch.manual_seed(seed)
-    model = ByteModel(dataclasses.replace(SMALLEST, family=family, **changes))
+    smallest = SMALLEST if family == "local" else SMALLEST_PUBLISHED
+    model = ByteModel(dataclasses.replace(smallest, **changes))
     with torch.no_grad():
         for parameter in model.parameters():
             # Large biases would drown what depends on the bytes.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from bytemodel.config import ModelConfig
@@ -37,6 +38,10 @@ class Counting:
 
     def evaluation(self) -> Sequence[Batch]:
         return [self._batch(np.random.default_rng((1 << 40, number))) for number in range(2)]
+
+    def groups(self, batch: Batch, hits: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
+        assert hits.shape == (len(batch.targets_N), batch.patches_BPS.shape[2])
+        return {"first bytes": (int(hits[:, 0].sum()), len(hits))}
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "counting", "seed": self.seed}

@@ -76,5 +76,19 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         preset("xyzzy")
 
 
-def test_small_is_the_default() -> None:
-    assert preset("small") == ModelConfig()
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_our_presets_look_up_bytes_and_compare_half_of_a_head_by_content(name: str) -> None:
+    assert preset(name).family == "local"
+    assert preset(name).retrieval
+    assert preset(name).rotary_share == 0.5
+
+
+def test_the_published_family_has_no_retrieval() -> None:
+    with pytest.raises(ConfigError, match="no retrieval"):
+        ModelConfig(family="published", byte_width=256, byte_heads=8, retrieval=True)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_rotary_share_outside_zero_to_one_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match="rotary_share"):
+        ModelConfig(rotary_share=share)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from bytemodel import checkpoint, cpu
 from bytemodel.config import PRESETS, ModelConfig
 from bytemodel.cpu import ByteModelStepper, load_stepper, shipped_checkpoint
-from bytemodel.cpu_data import trace_patches
+from bytemodel.cpu_data import FIRST_STATE, trace_patches
 from bytemodel.model import ByteModel
 from cpusim.errors import UserError
 from cpusim.isa import STATE_SIZE
@@ -47,7 +47,7 @@ def random_model(family: str, seed: int = 0, **changes: int) -> ByteModel:
     """A tiny model with weights so large that what it says varies a lot."""
     values = dataclasses.asdict(PRESETS["tiny"]) | {"family": family} | changes
     if family == "published":
-        values |= {"byte_width": 64, "byte_heads": 2}
+        values |= {"byte_width": 64, "byte_heads": 2, "retrieval": False}
     torch.manual_seed(seed)
     model = ByteModel(ModelConfig.from_dict(values))
     for parameter in model.parameters():
@@ -190,6 +190,48 @@ def test_a_step_does_not_depend_on_the_calls_before_it() -> None:
         np.testing.assert_array_equal(said, trace.expected(known))
 
 
+# ---- Guesses
+
+
+@pytest.mark.parametrize("family", STEPPERS)
+def test_a_guess_is_the_step_with_the_probabilities_it_was_chosen_from(family: str) -> None:
+    stepper, trace = STEPPERS[family], own(family)[0]
+    for known in (1, 2, 7):
+        states = trace.records[:known]
+        said, probabilities = stepper.guess(trace.memory, states)
+        np.testing.assert_array_equal(said, StepOnly(stepper).step(trace.memory, states))
+        np.testing.assert_array_equal(said, probabilities.argmax(-1))
+        # One pass over what it said, each token from those before it.
+        records = np.concatenate([states, said[None].astype(np.uint8)])
+        patches = torch.from_numpy(trace_patches(trace.memory, records))[None]
+        with torch.inference_mode():
+            logits = stepper.model(patches, torch.tensor([FIRST_STATE + known]))
+        np.testing.assert_allclose(probabilities, logits[0].softmax(-1).numpy(), atol=1e-5)
+
+
+def test_a_guess_that_ends_leaves_nothing_but_the_end_behind() -> None:
+    stepper = ByteModelStepper(random_model("local", seed=7))
+    start = starts(1)[0]
+    ((_, rollout),) = stepper.run([start], [30])
+    states = np.concatenate([start.records, rollout.tokens[:-1].astype(np.uint8)])
+    said, probabilities = stepper.guess(start.memory, states)
+    np.testing.assert_array_equal(said, rollout.tokens[-1])
+    ends = int(np.argmax(said == END_TOKEN))
+    assert (probabilities[ends + 1 :, END_TOKEN] == 1).all()
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+
+
+def test_a_refused_call_leaves_the_next_one_as_it_would_have_been() -> None:
+    stepper = ByteModelStepper(random_model("published", max_patches=72))
+    trace = own("published")[0]
+    stepper.step(trace.memory, trace.records[:3])
+    with pytest.raises(UserError):
+        stepper.step(trace.memory, np.repeat(trace.records[:1], 12, axis=0))
+    said = stepper.step(trace.memory, trace.records[:4])
+    fresh = ByteModelStepper(stepper.model).step(trace.memory, trace.records[:4])
+    np.testing.assert_array_equal(said, fresh)
+
+
 # ---- What verification returns
 
 
@@ -230,7 +272,7 @@ def test_a_trace_is_verified_alone_as_among_longer_ones() -> None:
 
 
 def test_a_trace_that_the_model_breaks_off_is_a_difference_of_that_kind() -> None:
-    stepper = ByteModelStepper(random_model("local", seed=9))
+    stepper = ByteModelStepper(random_model("local", seed=7))
     start = starts(1)[0]
     ((_, rollout),) = stepper.run([start], [30])
     last = rollout.tokens[-1]

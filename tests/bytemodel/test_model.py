@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytemodel.config import PRESETS, Family
-from bytemodel.model import ByteModel
+from bytemodel.model import ByteModel, Conditions
 from bytemodel.patches import PAD, VOCABULARY
 from tests.bytemodel.models import FAMILIES, SMALLEST, random_model
 
@@ -79,7 +80,7 @@ def test_padding_on_the_right_changes_nothing(family: Family, more: int) -> None
     padding = torch.full((BATCH, more, SIZE), PAD)
     padded = logits(MODELS[family], torch.cat((patches, padding), 1))
     torch.testing.assert_close(
-        padded[:, : COUNT - 1], logits(MODELS[family], patches), atol=1e-5, rtol=1e-5
+        padded[:, : COUNT - 1], logits(MODELS[family], patches), atol=1e-4, rtol=1e-4
     )
 
 
@@ -117,10 +118,21 @@ def test_presets_have_the_size_that_is_said_of_them() -> None:
     assert 105e6 < counts["published"] < 115e6
 
 
-def test_a_new_local_model_holds_every_byte_equally_probable() -> None:
+def test_a_new_local_model_attends_most_to_the_same_place_of_the_patch_before() -> None:
     torch.manual_seed(0)
-    model = ByteModel(SMALLEST).eval()
-    assert logits(model, tokens()).softmax(-1).allclose(torch.tensor(1 / VOCABULARY))
+    model = ByteModel(PRESETS["tiny"]).eval()
+    decoder = model.byte_decoder
+    attention = decoder.blocks[0].attention
+    size, width = model.config.patch_size, model.config.byte_width
+    previous = torch.randint(0, PAD, (50, size))
+    features = torch.zeros(50, model.config.patch_width)
+    looked_up = torch.zeros(50, size, width)
+    with torch.inference_mode():
+        keys, _ = decoder.contexts(Conditions(features, previous, looked_up))[0]
+        x = decoder.blocks[0].attention_norm(decoder.positions.weight)
+        queries = F.linear(x, attention.qkv.weight[:width]).view(size, attention.heads, -1)
+        scores = torch.einsum("ihd,nhkd->nhik", queries, keys[:, :, :size]).mean((0, 1))
+    assert (scores.argmax(1) == torch.arange(size)).all()
 
 
 def test_a_new_published_model_is_close_to_it() -> None:

@@ -35,9 +35,9 @@ def naive_bits(model: ByteModel, patches: torch.Tensor) -> list[float]:
     """Bits of each byte of the last patch, given the others."""
     found = []
     for place in range(SIZE):
-        features = model.patch_decoder(patches[None, :-1])[:, -1]
-        contexts = model.byte_decoder.contexts(patches[None, -2])
-        logits = model.byte_decoder(features, patches[None, -1, :place], contexts)
+        conditions = model.read(patches[None, :-1]).at(torch.tensor([-1]))
+        contexts = model.byte_decoder.contexts(conditions)
+        logits = model.byte_decoder(conditions.features_NC, patches[None, -1, :place], contexts)
         probability = logits[0, -1].double().softmax(0)[patches[-1, place]]
         found.append(-math.log2(float(probability)))
     return found
@@ -110,6 +110,25 @@ def test_how_many_patches_are_scored_at_once_changes_nothing(
     monkeypatch.setattr(module, "TARGETS_AT_ONCE", 3)
     parts = score_file(model, content, "bin")
     np.testing.assert_allclose(parts.surprisal, whole.surprisal, atol=1e-4)
+
+
+def test_the_expected_byte_is_the_most_probable_one_whatever_came() -> None:
+    model, content = model_of("local"), data(30)
+    found = score_file(model, content, "bin").predictions
+    for place in range(30):
+        altered = content[:place] + bytes([found.expected[place] & 255]) + content[place + 1 :]
+        best = score_file(model, altered, "bin").predictions
+        assert best.expected[place] == found.expected[place]
+        if found.expected[place] < 256:
+            assert best.bits[place] == pytest.approx(-math.log2(found.confidence[place]), abs=1e-3)
+            assert best.bits[place] <= found.bits[place]
+
+
+def test_the_most_surprising_bytes_come_in_order() -> None:
+    bits = np.array([1, 5, 2, 5, 0], np.float32)
+    score = module.Score(module.Predictions(bits, np.zeros(5, np.int16), bits), 0.0)
+    assert score.most_surprising(3).tolist() == [1, 3, 2]
+    assert score.most_surprising(9).tolist() == [1, 3, 2, 0, 4]
 
 
 def test_what_the_name_says_a_file_is_matters() -> None:

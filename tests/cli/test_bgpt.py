@@ -11,40 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from bytemodel import checkpoint, cpu, cpu_data
 from bytemodel.cpu_data import evaluation_batches
-from bytemodel.score import score_file
 from bytemodel.train import read_config, read_metrics
-from cli.bgpt import main
 from cpusim.dataset import generate_set
 from tests.bytemodel.models import random_model
+from tests.cli.calls import bgpt, command, refused
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 TRACES = sorted((GOLDEN / "cpu_traces").glob("*.bin"))[:6]
 RELEASED = GOLDEN / "bgpt_checkpoint" / "weights-tiny.pth"
-
-
-def bgpt(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*words: object) -> str:
-    """The sentence that a command prints when it refuses its input, with exit code 2."""
-    result = bgpt(*words, code=2)
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
-    return result.stderr.strip()
-
-
-def command(*words: object) -> list[str]:
-    """The command line of a real process of its own."""
-    code = "from cli.bgpt import main; main(prog_name='bgpt')"
-    return [sys.executable, "-c", code, *map(str, words)]
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +260,8 @@ def test_info_prints_size_configuration_and_history(model: Path) -> None:
     parameters = f"{checkpoint.load(model).model.parameter_count:,} parameters"
     assert lines[0].startswith(f"{model}: {parameters}, 0.")
     assert lines[0].endswith(" MB")
+    name = checkpoint.fingerprint(checkpoint.load(model).model)[:16]
+    assert lines[1] == f"its name in compressed files: {name}"
     words = [line.split() for line in lines]
     assert ["patch_size", "16"] in words
     assert ["step", "12"] in words
@@ -295,6 +275,7 @@ def test_info_as_json_holds_the_same(model: Path) -> None:
         "file": str(model),
         "bytes": model.stat().st_size,
         "parameters": loaded.model.parameter_count,
+        "fingerprint": checkpoint.fingerprint(loaded.model),
         "resumable": False,
         "config": loaded.config.to_dict(),
         "info": {"step": 12, "training": {"steps": 12}, "seconds": 3},
@@ -351,74 +332,6 @@ def test_what_is_no_checkpoint_is_refused_by_every_command(
     assert sentence.startswith(f"{path}: ")
     assert len(sentence.splitlines()) == 1
     assert not (tmp_path / "out").exists()
-
-
-# score --------------------------------------------------------------------------------
-
-
-def test_score_gives_bits_per_byte_of_every_file_and_in_total(model: Path) -> None:
-    report = json.loads(
-        bgpt("score", "--model", model, *TRACES, "--dtype", "float32", "--json").stdout
-    )
-    assert [row["file"] for row in report["files"]] == list(map(str, TRACES))
-    loaded = checkpoint.load(model).model
-    for row, path in zip(report["files"], TRACES, strict=True):
-        expected = score_file(loaded, path.read_bytes(), "bin")
-        assert row["bytes"] == path.stat().st_size
-        assert row["bits"] == pytest.approx(expected.bits)
-        assert row["bits_per_byte"] == pytest.approx(expected.bits_per_byte)
-    total = report["total"]
-    assert total["bits"] == pytest.approx(sum(row["bits"] for row in report["files"]))
-    assert total["bits_per_byte"] == pytest.approx(total["bits"] / total["bytes"])
-    table = bgpt("score", "--model", model, *TRACES, "--dtype", "float32").stdout.splitlines()
-    assert table[0].split() == ["bits/byte", "bits", "bytes", "file"]
-    assert len(table) == 2 + len(TRACES)
-    assert table[-1].split()[-1] == "total"
-    assert float(table[-1].split()[0]) == pytest.approx(total["bits_per_byte"], abs=1e-5)
-
-
-def test_score_of_one_file_has_no_total_line(model: Path) -> None:
-    assert len(bgpt("score", "--model", model, TRACES[0]).stdout.splitlines()) == 2
-
-
-def test_score_takes_the_kind_of_file_from_its_name(model: Path, tmp_path: Path) -> None:
-    bits = []
-    for name in ("a.bin", "b.txt", "none"):
-        (tmp_path / name).write_bytes(b"the same bytes")
-        report = bgpt("score", "--model", model, tmp_path / name, "--json").stdout
-        bits.append(json.loads(report)["total"]["bits"])
-    assert len(set(bits)) == 3
-
-
-def test_score_skips_bytes_at_the_start(model: Path) -> None:
-    words = ["score", "--model", model, TRACES[3], "--json"]
-    whole, some = (json.loads(bgpt(*words, "--skip", n).stdout) for n in (0, 1040))
-    assert some["skip"] == 1040
-    assert some["total"]["bytes"] == whole["total"]["bytes"] - 1040
-    assert some["total"]["bits"] < whole["total"]["bits"]
-    sentence = refused(*words, "--skip", 5000)
-    assert sentence.startswith(f"{TRACES[3]}: --skip 5,000 leaves nothing of its ")
-    assert str(TRACES[3].stat().st_size) in sentence.replace(",", "")
-
-
-def test_score_of_an_empty_file_has_bits_but_none_a_byte(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty.bin").touch()
-    words = ["score", "--model", model, tmp_path / "empty.bin"]
-    report = json.loads(bgpt(*words, "--json").stdout)
-    assert report["total"]["bits"] > 0
-    assert report["total"]["bits_per_byte"] is None
-    assert bgpt(*words).stdout.splitlines()[1].split()[0] == "-"
-
-
-def test_score_refuses_files_that_it_cannot_read(model: Path, tmp_path: Path) -> None:
-    score = ["score", "--model", model]
-    missing = tmp_path / "missing.bin"
-    assert refused(*score, TRACES[0], missing) == f"{missing}: no such file; check the name"
-    assert "is a directory" in refused(*score, tmp_path)
-    long = tmp_path / "a.extension-too-long"
-    long.touch()
-    assert refused(*score, long).startswith(f"{long}: the file extension ")
-    assert "Missing argument 'FILE...'" in refused(*score)
 
 
 # generate -----------------------------------------------------------------------------

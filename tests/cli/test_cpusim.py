@@ -596,6 +596,7 @@ def test_assembly_that_is_not_utf8_names_the_byte(tmp_path: Path) -> None:
 WRITERS = {
     "asm": ["asm", EXAMPLES[0], "-o"],
     "run": ["run", EXAMPLES[0], "--trace"],
+    "inject": ["inject", EXAMPLES[0], "--fault", "stuck:A.0=1", "-o"],
 }
 writers = pytest.mark.parametrize("command", WRITERS.values(), ids=WRITERS.keys())
 
@@ -710,7 +711,14 @@ def test_a_bug_of_ours_shows_its_traceback_and_is_never_taken_for_a_difference(
 
 
 @pytest.mark.parametrize(
-    "words", [["run", EXAMPLES[0]], ["asm", EXAMPLES[0], "-o", "{out}"], ["isa"], ["disasm", TRACE]]
+    "words",
+    [
+        ["run", EXAMPLES[0]],
+        ["asm", EXAMPLES[0], "-o", "{out}"],
+        ["inject", EXAMPLES[0], "--fault", "stuck:A.0=1", "-o", "{out}"],
+        ["isa"],
+        ["disasm", TRACE],
+    ],
 )
 def test_simple_commands_import_neither_torch_nor_numba_nor_scipy(
     words: list[object], tmp_path: Path

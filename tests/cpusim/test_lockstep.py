@@ -34,6 +34,7 @@ from cpusim.lockstep import (
     StepperError,
     Tokens,
     compare,
+    extend,
     record,
     run_free,
     verify,
@@ -138,6 +139,15 @@ def test_oracle_agrees_with_every_published_trace_in_both_roles() -> None:
         assert result.agree
         assert result.exact_programs == result.programs == 24
         assert all(one.case.ends for one in result.results)
+
+
+@given(cases(), st.data())
+def test_a_trace_cut_anywhere_is_extended_to_what_it_was(trace: Case, data: st.DataObject) -> None:
+    kept = data.draw(st.integers(1, len(trace.records)))
+    cut = Case(trace.name, trace.memory, trace.records[:kept])
+    (whole,) = extend(OracleStepper(), [cut], max_steps=STEP_LIMIT)
+    np.testing.assert_array_equal(whole.records, trace.records)
+    assert (whole.ends, whole.open_because) == (trace.ends, trace.open_because)
 
 
 @given(programs(), initial_states())

@@ -1,0 +1,174 @@
+"""Learning to classify files, and how well it went: accuracy, macro-F1, confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bytemodel.checkpoint import fingerprint
+from bytemodel.classifier import Classifier, classify
+from bytemodel.config import ModelConfig
+from bytemodel.labelled import LabelledFile
+from bytemodel.model import ByteModel
+from bytemodel.train import Task, TrainConfig, read_metrics
+from cpusim.errors import UserError, nearest
+from cpusim.files import atomic_write, read_bytes
+
+_FINE_TUNING = {"matrix_lr": 1e-3, "other_lr": 1e-3, "published_lr": 5e-5}
+_SCHEDULE = {"warmup_steps": 20, "evaluate_every": 100, "save_every": 100}
+
+
+def classification(
+    start: ByteModel | None,
+    labels: Sequence[str],
+    *,
+    head_only: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> Task:
+    """Classification as something that `train.train` can learn.
+
+    `start`: the byte model whose patch level the classifier begins with; None: random weights.
+    `head_only`: the patch level stays as it is. `about`: what else the run's record should say.
+    Raises `UserError` if the patch level would stay random.
+    """
+    if head_only and start is None:
+        raise UserError("--head-only needs a model that has learned something; name one (--model)")
+
+    def build(config: ModelConfig) -> Classifier:
+        classifier = Classifier.of(start or ByteModel(config), labels)
+        classifier.patch_decoder.requires_grad_(not head_only)
+        return classifier
+
+    return Task(
+        build=build,
+        loss=loss_and_hits,
+        measures=lambda loss, hits: {"loss": loss, "accuracy": hits.float().mean().item()},
+        rate="files_per_second",
+        plot=plot,
+        about={
+            "kind": "classification",
+            "start": None if start is None else fingerprint(start),
+            "head_only": head_only,
+            **(about or {}),
+        },
+    )
+
+
+def training_config(*, fine_tuning: bool, **chosen: Any) -> TrainConfig:
+    """How to train a classifier, where `chosen` says nothing else."""
+    rates = _FINE_TUNING if fine_tuning else {}
+    return TrainConfig.from_dict({**_SCHEDULE, **rates, **chosen})
+
+
+def loss_and_hits(
+    classifier: Classifier, patches_BPS: Tensor, lengths_B: Tensor, labels_B: Tensor
+) -> tuple[Tensor, ...]:
+    """The loss to minimise, cross-entropy (nats a file), and which labels are right: bool (B,)."""
+    logits_BL = classifier(patches_BPS, lengths_B)
+    loss = F.cross_entropy(logits_BL.float(), labels_B)
+    hits_B = logits_BL.detach().argmax(-1) == labels_B
+    return loss, loss.detach(), hits_B
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many files of each label (rows) were taken for each label (columns): int64 (L, L)."""
+
+    labels: tuple[str, ...]
+    counts: npt.NDArray[np.int64]
+
+    @property
+    def files(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """The share of files that got their label."""
+        return float(np.trace(self.counts)) / self.files
+
+    @property
+    def precision(self) -> npt.NDArray[np.float64]:
+        """Of the files that were given a label, the share that have it; 0 if none were."""
+        return _ratios(np.diag(self.counts), self.counts.sum(0))
+
+    @property
+    def recall(self) -> npt.NDArray[np.float64]:
+        """Of the files that have a label, the share that were given it; 0 if none have it."""
+        return _ratios(np.diag(self.counts), self.counts.sum(1))
+
+    @property
+    def f1(self) -> npt.NDArray[np.float64]:
+        """The harmonic mean of precision and recall; 0 where both are."""
+        return _ratios(2 * np.diag(self.counts), self.counts.sum(0) + self.counts.sum(1))
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1 over the labels that some file has or was given."""
+        occur = (self.counts.sum(0) + self.counts.sum(1)) > 0
+        return float(self.f1[occur].mean())
+
+
+def _ratios(parts: npt.NDArray[np.int64], wholes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Parts of wholes; 0 of nothing."""
+    ratios: npt.NDArray[np.float64] = parts / np.maximum(wholes, 1)
+    return ratios
+
+
+def evaluate_files(
+    classifier: Classifier,
+    files: Sequence[LabelledFile],
+    *,
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int, int], None] | None = None,
+) -> Confusion:
+    """Classify labelled files, one by one.
+
+    Raises `UserError` for no files, and for a label that the classifier does not know.
+    """
+    if not files:
+        raise UserError("no file is left to evaluate; use --all or add files")
+    places = {label: place for place, label in enumerate(classifier.labels)}
+    for file in files:
+        if file.label not in places:
+            close = nearest(file.label, places)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise UserError(
+                f"{file.path}: its label {file.label!r} is none that the classifier knows{hint}"
+            )
+    counts = np.zeros((len(places), len(places)), np.int64)
+    for done, file in enumerate(files):
+        if progress is not None:
+            progress(done, len(files))
+        found = classify(classifier, read_bytes(file.path), file.path.suffix, dtype=dtype)
+        counts[places[file.label], int(found.argmax())] += 1
+    return Confusion(classifier.labels, counts)
+
+
+def plot(run: Path) -> None:
+    """Draw loss and error over time as `training.png` in the run folder."""
+    from matplotlib.figure import Figure
+
+    records = read_metrics(run)
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for kind, style in (("train", {"alpha": 0.5}), ("evaluation", {"marker": "o"})):
+        chosen = [record for record in records if record["kind"] == kind]
+        steps = [record["step"] for record in chosen]
+        upper.plot(steps, [record["loss"] for record in chosen], label=kind, **style)
+        lower.plot(steps, [100 * record["accuracy"] for record in chosen], label=kind, **style)
+    upper.set(title=run.name, ylabel="cross-entropy, nats a file")
+    upper.set_ylim(bottom=0)
+    lower.set(xlabel="step", ylabel="files with the right label, %", ylim=(-2, 102))
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    upper.legend()
+    with atomic_write(run / "training.png", force=True) as file:
+        figure.savefig(file, format="png", dpi=120)

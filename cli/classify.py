@@ -1,0 +1,425 @@
+"""`bgpt classify`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bytemodel.config import PRESETS, ModelConfig, preset
+from cli.group import CommandGroup, Interrupted
+from cli.options import (
+    DEVICES,
+    DTYPES,
+    FILE,
+    device_option,
+    dtype_option,
+    force_option,
+    json_option,
+)
+from cpusim.errors import UserError
+from cpusim.files import atomic_write, read_bytes, refuse_existing
+
+if TYPE_CHECKING:
+    import torch
+
+    from bytemodel.checkpoint import Checkpoint
+    from bytemodel.classifier import Classifier
+    from bytemodel.classify import Confusion
+
+# Torch is imported by what needs it, so that --help is quick.
+
+_MINUTES = 10.0
+_WIDTH = 80
+_MISTAKES = 20
+"""Confusions that are listed where the matrix is too wide for a terminal."""
+
+classifier_option = click.option(
+    "--model",
+    type=FILE,
+    metavar="CKPT",
+    required=True,
+    help="Classifier: its checkpoint or its run folder.",
+)
+
+
+@click.group(cls=CommandGroup)
+def classify() -> None:
+    """Tell what files are: learn labels from examples.
+
+    Labels are the names of folders, DATA/label/file.ext, or stand in the files' names:
+    DATA/label_name.ext. What is read are bytes, so any kind of file will do.
+
+    \b
+    Examples:
+      bgpt classify train data --model runs/text --out runs/kinds
+      bgpt classify predict --model runs/kinds letter.txt
+      bgpt classify eval data --model runs/kinds --plot confusion.png
+    """
+
+
+@classify.command()
+@click.argument("data", metavar="DATA", type=FILE)
+@click.option(
+    "--model",
+    type=FILE,
+    metavar="CKPT",
+    help="Byte model to begin with, such as one that was trained to write such files.",
+)
+@click.option(
+    "--preset",
+    "preset_name",
+    metavar="NAME",
+    help=f"Begin with random weights instead: {', '.join(PRESETS)}.",
+)
+@click.option("--head-only", is_flag=True, help="Leave the byte model as it is; train the head.")
+@click.option(
+    "-o",
+    "--out",
+    type=FILE,
+    metavar="RUN",
+    default="runs/classify",
+    help="Folder of the run. Default: runs/classify.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, with its options.")
+@click.option(
+    "--minutes", type=float, metavar="M", help=f"Train for that long. Default: {_MINUTES:g}."
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train for that many updates instead: the same seed then gives the same weights.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="N",
+    help="Of the first weights and of the order. Default: 0.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    help="Where to compute. Default: on the GPU if there is one.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    help="Precision. Default: bfloat16 where the hardware has it.",
+)
+@click.option(
+    "--no-compile", is_flag=True, help="Start at once, but run slower; needs no C compiler."
+)
+def train(
+    data: Path,
+    model: Path | None,
+    preset_name: str | None,
+    head_only: bool,
+    out: Path,
+    resume: bool,
+    minutes: float | None,
+    steps: int | None,
+    seed: int | None,
+    device: str | None,
+    dtype: str | None,
+    no_compile: bool,
+) -> None:
+    """Learn the labels of the files in DATA.
+
+    A fifth of the files is held out, chosen by a hash of their content; how well they are told
+    apart is reported at the end, and written to RUN as report.txt and confusion.png.
+
+    Ctrl-C saves the run and ends with exit code 130; --resume goes on as if nothing had
+    happened. Options not given are then the run's own.
+
+    \b
+    Examples:
+      bgpt classify train data --model runs/text
+      bgpt classify train data --model runs/text --head-only --minutes 2
+      bgpt classify train data --preset small --steps 2000 -o runs/scratch
+      bgpt classify train data --resume
+    """
+    if minutes is not None and steps is not None:
+        raise click.UsageError("--minutes and --steps exclude each other; give one")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise click.UsageError(f"--minutes {minutes:g} is no time to train; give more than 0")
+    if model is not None and preset_name is not None:
+        raise click.UsageError("--model and --preset exclude each other; give one")
+    if model is None and preset_name is None and not resume:
+        raise click.UsageError(
+            "say what to begin with: --model CKPT, or --preset NAME for random weights"
+        )
+    from bytemodel import checkpoint
+    from bytemodel.classify import classification, evaluate_files, training_config
+    from bytemodel.labelled import LabelledSource
+    from bytemodel.train import pick_device, pick_dtype, read_config
+    from bytemodel.train import train as run_training
+    from cli import render
+    from cli.training import Column, listener_for, percent, speed_text
+
+    before: dict[str, Any] = {"training": {}, "data": {}, "task": {}}
+    if resume:
+        before = read_config(out)
+        if before.get("task", {}).get("kind") != "classification":
+            raise UserError(f"{out}: is no run of bgpt classify train; name one with --out")
+        if model is None and preset_name is None and before["task"].get("file"):
+            model = Path(before["task"]["file"])
+    elif minutes is None and steps is None:
+        minutes = _MINUTES
+    start = None if model is None else checkpoint.load(model)
+    if start is not None:
+        config = start.config
+    elif preset_name is not None:
+        config = preset(preset_name)
+    else:
+        config = ModelConfig.from_dict(before["model"])
+    chosen: dict[str, Any] = dict(before["training"])
+    if minutes is not None or steps is not None:
+        chosen |= {"steps": steps or 0, "minutes": minutes or 0.0}
+    if seed is not None:
+        chosen["seed"] = seed
+    training = training_config(fine_tuning=start is not None, **chosen)
+    source = LabelledSource(data, config, seed=training.seed)
+    task = classification(
+        None if start is None else start.model,
+        source.labels,
+        head_only=head_only or bool(before["task"].get("head_only")),
+        about={"file": None if model is None else str(model)},
+    )
+    place = pick_device(device or before.get("device", "auto"))
+    kind = str(pick_dtype(dtype or before.get("dtype", "auto"), place)).removeprefix("torch.")
+    heading = (
+        f"{out}: {len(source.labels)} labels, {len(source.training):,} files to learn from,"
+        f" {len(source.held_out):,} held out, {place.type}, {kind}"
+    )
+    columns = (
+        Column("loss", 8, lambda record: f"{record['loss']:.4f}"),
+        Column("right", 8, lambda record: percent(record["accuracy"])),
+        Column("files/s", 8, speed_text("files_per_second")),
+    )
+    with listener_for(heading, columns) as listener:
+        outcome = run_training(
+            out,
+            config,
+            training,
+            source,
+            listener,
+            resume=resume,
+            device=place.type,
+            dtype=kind,
+            compile_model=not no_compile and before.get("compile", True),
+            task=task,
+        )
+    if not outcome.finished:
+        raise Interrupted(
+            f"stopped and saved at step {outcome.step:,}; go on with:"
+            f" bgpt classify train {data} --out {out} --resume"
+        )
+    classifier = checkpoint.load_classifier(out, device=place).model
+    with render.progress("evaluating", "files") as progress:
+        confusion = evaluate_files(classifier, source.held_out, progress=progress)
+    lines = [f"{confusion.files:,} files that were held out", "", *_report(confusion)]
+    with atomic_write(out / "report.txt", force=True) as file:
+        file.write("".join(line + "\n" for line in lines).encode(errors="backslashreplace"))
+    _draw(out / "confusion.png", confusion, force=True)
+    console = render.stdout()
+    for line in lines:
+        console.print(line)
+    console.print()
+    size = (out / "model.pt").stat().st_size
+    console.print(f"{out / 'model.pt'}: the classifier, {size / 1e6:.1f} MB")
+    console.print(f"{out / 'report.txt'}: this report, {out / 'confusion.png'}: the picture")
+    console.print(f"next: bgpt classify predict --model {out} FILE")
+
+
+@classify.command()
+@click.argument("files", metavar="FILE...", type=FILE, nargs=-1, required=True)
+@classifier_option
+@device_option
+@dtype_option
+@json_option
+def predict(files: tuple[Path, ...], model: Path, device: str, dtype: str, as_json: bool) -> None:
+    """Print the most probable label of each file, and how probable it is.
+
+    \b
+    Examples:
+      bgpt classify predict --model runs/kinds letter.txt
+      bgpt classify predict --model runs/kinds --json inbox/*
+    """
+    for path in files:
+        read_bytes(path, limit=0)  # all are looked at before the model is loaded
+    from bytemodel.classifier import classify as classify_file
+    from cli import render
+
+    loaded, kind = _load(model, device, dtype)
+    labels = loaded.model.labels
+    rows: list[dict[str, Any]] = []
+    with render.progress("classifying", "files") as progress:
+        for done, path in enumerate(files):
+            progress(done, len(files))
+            found = classify_file(loaded.model, read_bytes(path), path.suffix, dtype=kind)
+            rows.append(
+                {
+                    "file": str(path),
+                    "label": labels[int(found.argmax())],
+                    "labels": dict(zip(labels, found.tolist(), strict=True)),
+                }
+            )
+    if as_json:
+        click.echo(json.dumps({"model": str(loaded.path), "files": rows}))
+        return
+    from cli.training import percent
+
+    console = render.stdout()
+    width = max(5, *map(len, labels))
+    console.print(f"{'label':<{width}}  {'probable':>8}  file", style=render.HEADING)
+    for row in rows:
+        label = row["label"]
+        console.print(f"{label:<{width}}  {percent(row['labels'][label]):>8}  {row['file']}")
+
+
+@classify.command("eval")
+@click.argument("data", metavar="DATA", type=FILE)
+@classifier_option
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Every file of DATA, also those of the share that training learns from.",
+)
+@click.option("--plot", type=FILE, metavar="PNG", help="Draw the confusion matrix.")
+@device_option
+@dtype_option
+@json_option
+@force_option
+def evaluate(
+    data: Path,
+    model: Path,
+    everything: bool,
+    plot: Path | None,
+    device: str,
+    dtype: str,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Compare a classifier with the labels of the files in DATA.
+
+    Only those files are taken whose content is of the share that training holds out, unless
+    --all is given, which is right for files that training never had. Reported are accuracy,
+    precision, recall and F1 of each label, their mean (macro-F1) and the confusion matrix.
+
+    \b
+    Examples:
+      bgpt classify eval data --model runs/kinds
+      bgpt classify eval test-data --all --model runs/kinds --plot confusion.png
+      bgpt classify eval data --model runs/kinds --json
+    """
+    if plot is not None:
+        refuse_existing(plot, force=force)
+    from bytemodel.classify import evaluate_files
+    from bytemodel.labelled import find_labelled
+    from cli import render
+
+    files = find_labelled(data)
+    chosen = files if everything else [file for file in files if file.held_out]
+    loaded, kind = _load(model, device, dtype)
+    try:
+        with render.progress("evaluating", "files") as progress:
+            confusion = evaluate_files(loaded.model, chosen, dtype=kind, progress=progress)
+    except UserError as error:
+        raise UserError(f"{data}: {error}") from None
+    if plot is not None:
+        _draw(plot, confusion, force=force)
+    if as_json:
+        report = {
+            "model": str(loaded.path),
+            "data": str(data),
+            "files": confusion.files,
+            "held_out": sum(file.held_out for file in chosen),
+            "accuracy": confusion.accuracy,
+            "macro_f1": confusion.macro_f1,
+            "labels": [
+                {"label": label, "files": int(files), "precision": p, "recall": r, "f1": f}
+                for label, files, p, r, f in zip(
+                    confusion.labels,
+                    confusion.counts.sum(1),
+                    confusion.precision.tolist(),
+                    confusion.recall.tolist(),
+                    confusion.f1.tolist(),
+                    strict=True,
+                )
+            ],
+            "confusion": confusion.counts.tolist(),
+        }
+        click.echo(json.dumps(report))
+        return
+    console = render.stdout()
+    if everything:
+        seen = sum(not file.held_out for file in chosen)
+        about = (
+            f"{confusion.files:,} files, {seen:,} of them of the share that training learns from"
+        )
+    else:
+        about = f"{confusion.files:,} of {len(files):,} files: those that training holds out"
+    console.print(about)
+    console.print()
+    for line in _report(confusion):
+        console.print(line)
+    if plot is not None:
+        console.print(f"\n{plot}: the confusion matrix")
+
+
+def _load(path: Path, device: str, dtype: str) -> tuple[Checkpoint[Classifier], torch.dtype]:
+    from bytemodel import checkpoint
+    from bytemodel.train import pick_device, pick_dtype
+
+    place = pick_device(device)
+    return checkpoint.load_classifier(path, device=place), pick_dtype(dtype, place)
+
+
+def _report(confusion: Confusion) -> Iterator[str]:
+    """Accuracy, macro-F1, a line a label and the confusion matrix."""
+    from cli.training import percent
+
+    labels = confusion.labels
+    yield f"accuracy {percent(confusion.accuracy)}, macro-F1 {confusion.macro_f1:.4f}"
+    yield ""
+    width = max(5, *map(len, labels))
+    yield f"{'':>3}  {'label':<{width}}  {'files':>7}  {'precision':>9}  {'recall':>7}  {'F1':>6}"
+    for number, label in enumerate(labels):
+        yield (
+            f"{number + 1:>3}  {label:<{width}}  {confusion.counts[number].sum():>7,}"
+            f"  {percent(confusion.precision[number]):>9}  {percent(confusion.recall[number]):>7}"
+            f"  {confusion.f1[number]:>6.4f}"
+        )
+    yield ""
+    cell = max(len(f"{confusion.counts.max():,}"), len(str(len(labels)))) + 2
+    if 15 + cell * len(labels) <= _WIDTH:
+        yield "true label (rows) and predicted one (columns), by their numbers above"
+        yield f"{'':>3}  " + "".join(f"{number + 1:>{cell}}" for number in range(len(labels)))
+        for number, row in enumerate(confusion.counts):
+            cells = (f"{value:,}" if value else "." for value in row.tolist())
+            yield f"{number + 1:>3}  " + "".join(f"{text:>{cell}}" for text in cells)
+        return
+    wrong = confusion.counts.copy()
+    wrong[range(len(labels)), range(len(labels))] = 0
+    yield "the most frequent confusions; the picture has the whole matrix"
+    order = (-wrong).ravel().argsort(kind="stable")[:_MISTAKES]
+    for row, column in (divmod(int(place), len(labels)) for place in order):
+        if wrong[row, column]:
+            yield f"{wrong[row, column]:>7,}  {labels[row]} taken for {labels[column]}"
+
+
+def _draw(path: Path, confusion: Confusion, *, force: bool) -> None:
+    from bytemodel.pictures import draw_confusion
+    from cli.training import percent
+
+    title = (
+        f"{confusion.files:,} files: accuracy {percent(confusion.accuracy)},"
+        f" macro-F1 {confusion.macro_f1:.3f}"
+    )
+    draw_confusion(path, confusion.counts, confusion.labels, title=title, force=force)

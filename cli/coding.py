@@ -1,0 +1,86 @@
+"""`bgpt compress` and `bgpt decompress`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.options import FILE, force_option, load_model, model_option
+from cpusim.errors import UserError
+from cpusim.files import atomic_write, read_bytes, refuse_existing
+
+_SUFFIX = ".bgpt"
+
+output_option = click.option("-o", "--output", type=FILE, metavar="OUT", help="Where to write it.")
+
+
+@click.command()
+@model_option
+@click.argument("file", metavar="FILE", type=FILE)
+@output_option
+@force_option
+def compress(model: Path | None, file: Path, output: Path | None, force: bool) -> None:
+    """Compress a file by what the model knows of such files; FILE stays as it is.
+
+    Without -o the output is FILE.bgpt. Decompressing takes the same model, and a machine of the
+    same kind: the same torch on a CPU that adds up in the same order. Whatever is different or
+    damaged is noticed and refused, never decoded to something else.
+
+    Every byte is computed on its own, on one CPU thread in float32: slow, but the same
+    everywhere. `bgpt score` says beforehand what comes out.
+
+    \b
+    Examples:
+      bgpt compress trace.bin -o trace.bgpt
+      bgpt compress --model runs/text README.md
+    """
+    output = output or file.with_name(file.name + _SUFFIX)
+    refuse_existing(output, force=force)
+    data = read_bytes(file)
+    from bytemodel import compression
+    from cli import render
+
+    loaded, _ = load_model(model, "cpu", "float32")
+    with render.progress("compressing", "bytes") as progress:
+        packed = compression.compress(loaded.model, data, file.suffix, progress=progress)
+    with atomic_write(output, force=force) as out:
+        out.write(packed)
+    ratio = f", {len(packed) / len(data):.1%} of it" if data else ""
+    click.echo(f"{output}: {len(data):,} bytes of {file} in {len(packed):,}{ratio}")
+
+
+@click.command()
+@model_option
+@click.argument("file", metavar="FILE", type=FILE)
+@output_option
+@force_option
+def decompress(model: Path | None, file: Path, output: Path | None, force: bool) -> None:
+    """Restore a file that `bgpt compress` wrote, exactly; FILE stays as it is.
+
+    Without -o the output is FILE without .bgpt. Nothing is written unless the content's
+    checksum is right.
+
+    \b
+    Examples:
+      bgpt decompress trace.bgpt -o trace.bin
+      bgpt decompress --model runs/text README.md.bgpt
+    """
+    if output is None:
+        if file.suffix != _SUFFIX or not file.stem.strip("."):
+            raise UserError(f"{file}: does not end in {_SUFFIX}; say with -o where to write")
+        output = file.with_suffix("")
+    refuse_existing(output, force=force)
+    packed = read_bytes(file)
+    from bytemodel import compression
+    from cli import render
+
+    loaded, _ = load_model(model, "cpu", "float32")
+    try:
+        with render.progress("decompressing", "bytes") as progress:
+            data = compression.decompress(loaded.model, packed, progress=progress)
+    except compression.CompressionError as error:
+        raise UserError(f"{file}: {error}") from None
+    with atomic_write(output, force=force) as out:
+        out.write(data)
+    click.echo(f"{output}: {len(data):,} bytes, checked")

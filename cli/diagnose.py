@@ -1,0 +1,178 @@
+"""`cpusim diagnose`: a byte model as the diagnostician of a machine. Parse, call, print; how it
+finds faults stands in `bytemodel.diagnose`, how they look in `cli.diagnosis`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import render
+from cli.options import DTYPES, FILE
+from cli.peers import recordings
+from cpusim.errors import UserError
+from cpusim.files import atomic_write, refuse_existing
+from cpusim.lockstep import Case
+
+if TYPE_CHECKING:
+    from bytemodel.diagnose import Diagnosis
+    from cpusim.lockstep import Verifier
+
+# Torch is imported by what needs it: --help is quick, and a wrong name is refused at once.
+
+_TOGETHER = 256
+"""Traces diagnosed before their results are printed, in the order given."""
+
+
+def _number(_: click.Context, __: click.Parameter, bits: float | None) -> float | None:
+    if bits is not None and not math.isfinite(bits):
+        raise click.BadParameter("is no number of bits; write one such as 12.5")
+    return bits
+
+
+@click.command()
+@click.argument("traces", nargs=-1, metavar="TRACE|SHARD...", type=FILE, required=True)
+@click.option(
+    "--model", type=FILE, metavar="CKPT", help="The byte model. Default: the shipped one."
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="BITS",
+    callback=_number,
+    help="Surprisal above which a byte is impossible. Default: 10 bits; a blind guess among 256"
+    " costs 8.",
+)
+@click.option(
+    "--show",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=3,
+    show_default=True,
+    help="Faulty traces to show in full; the others in a line each.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="auto",
+    show_default=True,
+    help="Precision of the model; auto is the faster on this machine.",
+)
+@click.option(
+    "--plot", type=FILE, metavar="FILE.png", help="Draw the surprisal of every byte of one trace."
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=FILE,
+    metavar="FILE",
+    help="Write everything, the bits of every byte included; - is standard output.",
+)
+@click.option("--force", is_flag=True, help="Replace FILEs that exist.")
+@click.pass_context
+def diagnose(
+    context: click.Context,
+    traces: tuple[Path, ...],
+    model: Path | None,
+    threshold: float | None,
+    show: int,
+    dtype: str,
+    plot: Path | None,
+    json_file: Path | None,
+    force: bool,
+) -> None:
+    """Find out from its traces what is wrong with a machine that nobody can open.
+
+    A byte model that learned the healthy CPU reads each TRACE (or one of a packed shard's,
+    'SHARD[17]', or all of a SHARD) and says how surprising every byte is. Records that
+    it finds impossible are listed with what it expects instead; from their pattern follow the
+    instruction or the bit to blame and the kind of fault (see `cpusim inject`). The CPU itself
+    is not asked.
+
+    Exit code 0: all are healthy; 1: a fault was found; 2: bad usage or unreadable input.
+
+    \b
+    Examples:
+      cpusim diagnose board.bin
+      cpusim diagnose board.bin --model runs/cpu --plot board.png
+      cpusim diagnose data/test/00000.shard --json report.json
+      cpusim diagnose 'data/test/00000.shard[17]' --threshold 14
+    """
+    to_stdout = json_file == Path("-")
+    outputs = [path for path in (plot, None if to_stdout else json_file) if path is not None]
+    for output in outputs:
+        refuse_existing(output, force=force)
+        if not output.parent.is_dir():
+            raise UserError(f"{output}: the folder {output.parent} does not exist; create it")
+    if plot is not None and plot == json_file:
+        raise UserError(f"{plot}: --plot and --json name the same file; give each its own")
+    # The end of a recording is part of what the machine did.
+    cases = [replace(case, ends=True) for path in traces for case in recordings(path)]
+    if plot is not None and len(cases) != 1:
+        raise UserError(f"--plot draws one trace, and these are {len(cases):,}; name one of them")
+
+    from bytemodel.cpu import load_stepper, shipped_checkpoint
+    from bytemodel.diagnose import THRESHOLD
+    from cli import diagnosis as view
+
+    path = model or shipped_checkpoint()
+    stepper = load_stepper(path, dtype)
+    limit = THRESHOLD if threshold is None else threshold
+    console = render.stdout()
+    faulty: list[Diagnosis] = []
+    report: list[dict[str, Any]] = []
+    for found in _diagnoses(stepper, cases, limit):
+        if json_file is not None:
+            report.append(view.as_json(found))
+        if plot is not None:
+            with atomic_write(plot, force=force) as file:
+                view.plot(found).savefig(file, format="png", dpi=120)
+        if not to_stdout and (len(cases) == 1 or (found.faulty and len(faulty) < show)):
+            for line in view.report_lines(found):
+                console.print(line)
+            if len(cases) > 1:
+                console.print()
+        if found.faulty:
+            # What was measured byte by byte is printed or written by now.
+            faulty.append(replace(found, bits=found.bits[:0]))
+    if json_file is not None:
+        settings = {
+            "model": str(path),
+            "threshold": limit,
+            "traces": len(cases),
+            "faulty": len(faulty),
+        }
+        text = json.dumps({**settings, "diagnoses": report}) + "\n"
+        if to_stdout:
+            click.echo(text, nl=False)
+        else:
+            with atomic_write(json_file, force=force) as file:
+                file.write(text.encode())
+    if not to_stdout and len(cases) > 1:
+        if len(faulty) > show:
+            for line in view.trace_lines(faulty[show:]):
+                console.print(line)
+            console.print()
+        healthy = len(cases) - len(faulty)
+        console.print(f"{len(cases):,} traces: {len(faulty):,} faulty, {healthy:,} healthy")
+    if faulty:
+        context.exit(1)
+
+
+def _diagnoses(model: Verifier, cases: Sequence[Case], threshold: float) -> Iterator[Diagnosis]:
+    """Diagnoses in the order of `cases`, with a progress bar."""
+    from bytemodel.diagnose import diagnose as diagnose_traces
+
+    with render.progress("diagnosing", "traces") as progress:
+        for first in range(0, len(cases), _TOGETHER):
+            some = cases[first : first + _TOGETHER]
+            found: dict[int, Diagnosis] = {}
+            for index, diagnosis in diagnose_traces(model, some, threshold=threshold):
+                found[index] = diagnosis
+                progress(first + len(found), len(cases))
+            yield from (found[index] for index in range(len(some)))

@@ -1,0 +1,363 @@
+"""Classification: features, labelled files, learning, and the figures that judge it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bytemodel import checkpoint
+from bytemodel.checkpoint import CheckpointError
+from bytemodel.classifier import MOST_WINDOWS, Classifier, classify, file_patches
+from bytemodel.classify import (
+    Confusion,
+    classification,
+    evaluate_files,
+    loss_and_hits,
+    training_config,
+)
+from bytemodel.labelled import BATCH, LabelledSource, find_labelled
+from bytemodel.patches import PAD
+from bytemodel.train import Outcome, read_config, read_metrics, train
+from cpusim.errors import UserError
+from tests.bytemodel.models import FAMILIES, SMALLEST, random_model
+from tests.bytemodel.runs import Records
+
+SIZE = SMALLEST.patch_size
+ALPHABETS = {"digits": b"0123456789", "dna": b"ACGT"}
+
+
+def random_classifier(labels: tuple[str, ...] = ("a", "b", "c"), **changes: int) -> Classifier:
+    torch.manual_seed(3)
+    return Classifier.of(random_model("local", **changes), labels).eval()
+
+
+def write_files(folder: Path, count: int = 20) -> Path:
+    """Files of two kinds that are easy to tell apart, a folder a kind."""
+    rng = random.Random(0)
+    for label, alphabet in ALPHABETS.items():
+        (folder / label).mkdir(parents=True)
+        for number in range(count):
+            content = bytes(rng.choices(alphabet, k=rng.randrange(1, 60)))
+            (folder / label / f"{number}.txt").write_bytes(content)
+    return folder
+
+
+# The model ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_are_the_mean_over_a_files_own_patches_whatever_pads_the_batch(
+    family: str,
+) -> None:
+    model = random_model(family)  # type: ignore[arg-type]
+    classifier = Classifier.of(model, ["a", "b"]).eval()
+    files = [file_patches(bytes(range(n)), "bin", SIZE) for n in (3, 30, 11)]
+    batch = np.full((3, 14, SIZE), PAD)
+    for row, patches in zip(batch, files, strict=True):
+        row[: len(patches)] = patches
+    lengths = torch.tensor([len(patches) for patches in files])
+    found = classifier(torch.from_numpy(batch), lengths)
+    for row, patches in zip(found, files, strict=True):
+        features = model.patch_decoder(torch.from_numpy(patches)[None])[0]
+        torch.testing.assert_close(row, classifier.head(features.mean(0)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("patches", [0, 5, 6, 7, 12, 13, 100])
+def test_a_long_file_is_the_mean_of_windows_that_cover_it_evenly(patches: int) -> None:
+    classifier = random_classifier(max_patches=8)
+    data = np.random.default_rng(patches).bytes(patches * SIZE)
+    whole = file_patches(data, "bin", SIZE)
+    seen: list[torch.Tensor] = []
+    classifier.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][0]))
+    chances = classify(classifier, data, "bin")
+    assert chances.shape == (3,)
+    assert chances.sum() == pytest.approx(1)
+    assert len(seen) == min(MOST_WINDOWS, max(1, -(-(len(whole) - 1) // 7)))
+    for window in seen:
+        np.testing.assert_array_equal(window[0], whole[0])
+    np.testing.assert_array_equal(seen[0], whole[: len(seen[0])])
+    np.testing.assert_array_equal(seen[-1][1:], whole[1:][-(len(seen[-1]) - 1) :])
+    if len(seen) < MOST_WINDOWS:
+        rows = {tuple(row) for window in seen for row in window.tolist()}
+        assert rows == set(map(tuple, whole.tolist()))
+
+
+def test_any_extension_is_read_and_the_empty_file_has_a_label_too() -> None:
+    classifier = random_classifier()
+    for kind in ("", "bin", "much-too-long-for-a-patch", "\udcff"):
+        assert np.isfinite(classify(classifier, b"", kind)).all()
+    rough = classify(classifier, b"hello", "txt", dtype=torch.bfloat16)
+    np.testing.assert_allclose(rough, classify(classifier, b"hello", "txt"), atol=0.1)
+
+
+# Checkpoints --------------------------------------------------------------------------
+
+
+def test_a_classifier_is_saved_with_its_labels_and_never_taken_for_a_byte_model(
+    tmp_path: Path,
+) -> None:
+    classifier, path = random_classifier(("x", "ü", "\udcff")), tmp_path / "c.pt"
+    checkpoint.save(path, classifier, info={"a": 1})
+    loaded = checkpoint.load_classifier(path)
+    assert loaded.model.labels == classifier.labels
+    assert loaded.info == {"a": 1}
+    np.testing.assert_array_equal(
+        classify(loaded.model, b"data", "bin"), classify(classifier, b"data", "bin")
+    )
+    with pytest.raises(CheckpointError, match="is a classifier, which only tells labels"):
+        checkpoint.load(path)
+    checkpoint.save(tmp_path / "b.pt", random_model(), info={})
+    with pytest.raises(CheckpointError, match="is a byte model and no classifier"):
+        checkpoint.load_classifier(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ([], "no usable labels"),
+        ("abc", "no usable labels"),
+        ([1, 2, 3], "no usable labels"),
+        (["a", "b"], r"'head.weight' has shape \(3, 16\) where its configuration says \(2, 16\)"),
+        (["a"] * (1 << 15), "head.weight"),
+    ],
+)
+def test_labels_that_do_not_fit_the_weights_are_refused(
+    labels: object, sentence: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, random_classifier(), info={})
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"labels": labels}, path)
+    with pytest.raises(CheckpointError, match=sentence):
+        checkpoint.load_any(path)
+
+
+# Labelled files -----------------------------------------------------------------------
+
+
+def test_labels_come_from_folders_or_from_names(tmp_path: Path) -> None:
+    for name in ("d/cat/a.bin", "d/cat/deep/b_c.bin", "d/dog/x_y.txt", "d/.hidden/z", "d/dog/.q"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    found = find_labelled(tmp_path / "d")
+    assert [(file.path.name, file.label) for file in found] == [
+        ("a.bin", "cat"),
+        ("b_c.bin", "cat"),
+        ("x_y.txt", "dog"),
+    ]
+    (tmp_path / "f").mkdir()
+    for name in ("cat_1.bin", "dog_2_3.wav"):
+        (tmp_path / "f" / name).touch()
+    assert [file.label for file in find_labelled(tmp_path / "f")] == ["cat", "dog"]
+
+
+def test_what_has_no_clear_label_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no folder of labelled files"):
+        find_labelled(tmp_path / "none")
+    with pytest.raises(UserError, match="holds no files"):
+        find_labelled(tmp_path)
+    (tmp_path / "plain.bin").touch()
+    with pytest.raises(UserError, match=r"plain\.bin: has no label in its name"):
+        find_labelled(tmp_path)
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.bin").touch()
+    with pytest.raises(UserError, match=r"holds files beside folders, such as plain\.bin"):
+        find_labelled(tmp_path)
+    (tmp_path / "plain.bin").unlink()
+    with pytest.raises(UserError, match="has 'cat' as its only label"):
+        LabelledSource(tmp_path, SMALLEST, seed=0)
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "a.bin").touch()
+    with pytest.raises(UserError, match="leaves nothing of its 2 files to hold out"):
+        LabelledSource(tmp_path, SMALLEST, seed=0)
+
+
+def test_the_split_depends_on_the_content_alone(tmp_path: Path) -> None:
+    files = find_labelled(write_files(tmp_path / "a", 200))
+    share = np.mean([file.held_out for file in files])
+    assert 0.13 < share < 0.27
+    copies = tmp_path / "b"
+    copies.mkdir()
+    for number, file in enumerate(files):
+        (copies / f"x_{number:03}.bin").write_bytes(file.path.read_bytes())
+    assert [file.held_out for file in find_labelled(copies)] == [file.held_out for file in files]
+    source = LabelledSource(tmp_path / "a", SMALLEST, seed=0)
+    contents = [{f.path.read_bytes() for f in side} for side in (source.training, source.held_out)]
+    assert not contents[0] & contents[1]
+
+
+def test_batches_are_a_function_of_the_step_and_visit_each_file_once_an_epoch(
+    tmp_path: Path,
+) -> None:
+    folder = write_files(tmp_path / "a", 40)
+    config = dataclasses.replace(SMALLEST, max_patches=6)
+    source, again = (LabelledSource(folder, config, seed=1) for _ in range(2))
+    for step in (0, 7):
+        for one, other in zip(source.batch(step), again.batch(step), strict=True):
+            torch.testing.assert_close(one, other)
+    assert source.batch(0).patches_BPS.shape == (BATCH, 6, SIZE)
+    assert source.describe() == json.loads(json.dumps(again.describe()))
+    assert source.describe() != LabelledSource(folder, config, seed=2).describe()
+    files = len(source.training)
+    drawn = [source._order(number // files)[number % files] for number in range(2 * files)]
+    assert sorted(drawn[:files]) == sorted(drawn[files:]) == list(range(files))
+    assert drawn[:files] != drawn[files:]
+    held_out = [label for batch in source.evaluation() for label in batch.labels_B.tolist()]
+    assert held_out == [source.labels.index(file.label) for file in source.held_out]
+
+
+def test_long_files_are_read_at_random_places_and_short_ones_whole(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "a")
+    data = bytes(range(256))
+    (folder / "dna" / "long.bin").write_bytes(data)
+    config = dataclasses.replace(SMALLEST, max_patches=6)
+    source = LabelledSource(folder, config, seed=0)
+    (file,) = (file for file in source.training if file.path.name == "long.bin")
+    whole = file_patches(data, "bin", SIZE)
+    starts = set()
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        read = source._window(file, rng)
+        np.testing.assert_array_equal(read[0], whole[0])
+        assert len(read) == 6
+        (start,) = (s for s in range(61) if np.array_equal(whole[s + 1 : s + 6], read[1:]))
+        starts.add(start)
+    assert starts == set(range(len(whole) - 5))
+    np.testing.assert_array_equal(source._window(file, None), whole[:6])
+
+
+# Learning -----------------------------------------------------------------------------
+
+
+def learn(
+    run: Path,
+    folder: Path,
+    *,
+    head_only: bool = False,
+    listener: Records | None = None,
+    resume: bool = False,
+) -> Outcome:
+    start = random_model("local")
+    source = LabelledSource(folder, SMALLEST, seed=0)
+    return train(
+        run,
+        SMALLEST,
+        training_config(fine_tuning=False, steps=40, evaluate_every=20, save_every=20),
+        source,
+        listener or Records(),
+        device="cpu",
+        dtype="float32",
+        compile_model=False,
+        task=classification(start, source.labels, head_only=head_only),
+        resume=resume,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("labelled") / "data")
+
+
+@pytest.fixture(scope="module")
+def straight(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "straight"
+    assert learn(run, folder).finished
+    return run
+
+
+def test_a_classifier_learns_and_its_run_says_how(straight: Path, folder: Path) -> None:
+    records = read_metrics(straight)
+    losses = [record["loss"] for record in records if record["kind"] == "evaluation"]
+    assert losses[-1] < losses[0] / 2
+    assert records[-1]["accuracy"] > 0.8
+    assert records[1]["files_per_second"] > 0
+    assert read_config(straight)["task"]["kind"] == "classification"
+    assert (straight / "training.png").stat().st_size > 0
+    loaded = checkpoint.load_classifier(straight)
+    assert loaded.info["data"]["labels"] == list(loaded.model.labels) == ["digits", "dna"]
+    held_out = [file for file in find_labelled(folder) if file.held_out]
+    confusion = evaluate_files(loaded.model, held_out)
+    assert confusion.files == len(held_out)
+    assert confusion.accuracy > 0.8
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    straight: Path, folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert not learn(run, folder, listener=Records(10, "SIGINT")).finished
+    assert learn(run, folder, resume=True).finished
+    weights = checkpoint.load_classifier(run).model.state_dict()
+    for name, tensor in checkpoint.load_classifier(straight).model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    with pytest.raises(UserError, match=r"started with task.head_only = False, not True"):
+        learn(run, folder, resume=True, head_only=True)
+
+
+def test_training_the_head_alone_leaves_the_rest_as_it_was(folder: Path, tmp_path: Path) -> None:
+    learn(tmp_path / "run", folder, head_only=True)
+    steps = checkpoint.load_any(tmp_path / "run" / "checkpoints" / "step-00000040.pt")
+    before = Classifier.of(random_model("local"), ["digits", "dna"]).state_dict()
+    for name, tensor in steps.model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == name.startswith("patch_decoder."), name
+
+
+def test_a_head_alone_on_random_weights_is_refused() -> None:
+    with pytest.raises(UserError, match="--head-only needs a model that has learned something"):
+        classification(None, ["a", "b"], head_only=True)
+
+
+def test_the_loss_is_the_cross_entropy_of_the_labels() -> None:
+    classifier = random_classifier()
+    patches = torch.randint(0, 256, (4, 5, SIZE))
+    lengths, labels = torch.tensor([5, 4, 3, 2]), torch.tensor([0, 1, 2, 0])
+    loss, same, hits = loss_and_hits(classifier, patches, lengths, labels)
+    probabilities = classifier(patches, lengths).softmax(-1)
+    expected = -probabilities[range(4), labels].log().mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert loss.item() == same.item()
+    assert torch.equal(hits, probabilities.argmax(-1) == labels)
+
+
+# Figures ------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40),
+)
+def test_the_figures_are_those_of_the_plain_definitions(pairs: list[tuple[int, int]]) -> None:
+    counts = np.zeros((4, 4), np.int64)
+    for true, predicted in pairs:
+        counts[true, predicted] += 1
+    found = Confusion(("a", "b", "c", "d"), counts)
+    assert found.files == len(pairs)
+    assert found.accuracy == pytest.approx(sum(t == p for t, p in pairs) / len(pairs))
+    scores = []
+    for label in range(4):
+        given = [t for t, p in pairs if p == label]
+        having = [p for t, p in pairs if t == label]
+        precision = given.count(label) / len(given) if given else 0
+        recall = having.count(label) / len(having) if having else 0
+        assert found.precision[label] == pytest.approx(precision)
+        assert found.recall[label] == pytest.approx(recall)
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0
+        assert found.f1[label] == pytest.approx(f1)
+        if given or having:
+            scores.append(f1)
+    assert found.macro_f1 == pytest.approx(sum(scores) / len(scores))
+
+
+def test_evaluation_refuses_labels_that_the_classifier_lacks(folder: Path) -> None:
+    files = find_labelled(folder)
+    with pytest.raises(UserError, match="'digits' is none that the classifier knows; did you mean"):
+        evaluate_files(random_classifier(("digit", "dna")), files)
+    with pytest.raises(UserError, match="no file is left to evaluate"):
+        evaluate_files(random_classifier(), [])

@@ -1,0 +1,29 @@
+"""How tests call `bgpt`: within this process, or as one of its own."""
+
+from __future__ import annotations
+
+import sys
+
+from click.testing import CliRunner, Result
+
+from cli.bgpt import main
+
+
+def bgpt(*words: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(*words: object) -> str:
+    """The sentence that a command prints when it refuses its input, with exit code 2."""
+    result = bgpt(*words, code=2)
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    return result.stderr.strip()
+
+
+def command(*words: object) -> list[str]:
+    """The command line of a real process of its own."""
+    code = "from cli.bgpt import main; main(prog_name='bgpt')"
+    return [sys.executable, "-c", code, *map(str, words)]
