@@ -1,12 +1,10 @@
-"""Weights laid out for decoding, where every byte reads all of the byte level's once.
+"""Linear maps for decoding, where every byte reads all weights of the byte level for few rows.
 
 Nothing is computed differently: a prepared model answers as it did before, up to rounding.
 """
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from collections.abc import Callable
 
 import torch
@@ -43,13 +41,9 @@ class DecodingLinear(nn.Module):
 def prepare(model: ByteModel, dtype: torch.dtype) -> ByteModel:
     """Make a model that is done with training quick at decoding in `dtype`; changes it in place.
 
-    Its linear maps are rounded to `dtype` once, where autocast would do it at every step, and
-    on a CPU they move to memory with 2 MB pages, which the processor finds faster.
+    Its linear maps are rounded to `dtype` once, where autocast would do it at every step.
     """
     replace_linear(model, lambda weight, bias: DecodingLinear(weight, bias, dtype))
-    weights = [module.weight for module in model.modules() if isinstance(module, DecodingLinear)]
-    if weights[0].device.type == "cpu" and hasattr(mmap, "MADV_HUGEPAGE"):
-        _move_to_huge_pages(weights)
     return model
 
 
@@ -60,21 +54,3 @@ def replace_linear(module: nn.Module, make: Callable[[Tensor, Tensor | None], nn
             setattr(module, name, make(child.weight, child.bias))
         else:
             replace_linear(child, make)
-
-
-def _move_to_huge_pages(weights: list[nn.Parameter]) -> None:
-    line = 64  # a cache line, so that none is shared by two tensors
-    room = mmap.mmap(
-        -1,
-        sum(weight.nbytes + line for weight in weights),
-        flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
-    )
-    with contextlib.suppress(OSError):  # a kernel built without them
-        room.madvise(mmap.MADV_HUGEPAGE)
-    memory = torch.frombuffer(room, dtype=torch.uint8)
-    start = 0
-    for weight in weights:
-        place = memory[start : start + weight.nbytes].view(weight.dtype).view(weight.shape)
-        place.copy_(weight.detach())
-        weight.data = place
-        start += -(-weight.nbytes // line) * line

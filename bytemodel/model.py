@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bytemodel.config import ModelConfig
-from bytemodel.layers import Block, KeyValueCache, Retrieval, norm, rotary_table
+from bytemodel.layers import Block, Dropout, KeyValueCache, Retrieval, norm, rotary_table
 from bytemodel.patches import PAD, VOCABULARY
 
 
@@ -64,7 +64,7 @@ class PatchDecoder(nn.Module):
             for _ in range(config.patch_layers)
         )
         self.norm = norm(width, modern=modern)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, patches_BPS: Tensor, caches: list[KeyValueCache] | None = None) -> Tensor:
         """Features (B, P, C). With `caches` (one a layer) the patches continue what they hold."""
@@ -105,7 +105,7 @@ class ByteDecoder(nn.Module):
             for _ in range(config.byte_layers)
         )
         self.norm = norm(width, modern=modern)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def contexts(self, conditions: Conditions) -> list[tuple[Tensor, Tensor] | None]:
         """A layer's keys and values of the previous patch's bytes, then of those looked up;

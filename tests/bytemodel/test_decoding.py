@@ -55,7 +55,7 @@ def test_rounding_once_is_what_autocast_does_at_every_step(family: Family) -> No
 
 
 @families
-def test_preparing_changes_where_weights_lie_and_nothing_else(family: Family) -> None:
+def test_preparing_leaves_the_weights_as_they_are(family: Family) -> None:
     model = random_model(family)
     prepared = prepare(copy.deepcopy(model), torch.float32)
     before, after = model.state_dict(), prepared.state_dict()

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytemodel import layers
-from bytemodel.layers import Attention, Block, KeyValueCache, attend, rotary_table, rotate
+from bytemodel.layers import (
+    Attention,
+    Block,
+    KeyValueCache,
+    attend,
+    drop,
+    gelu,
+    rotary_table,
+    rotate,
+)
 
 WIDTH, HEADS = 16, 2
 
@@ -162,3 +171,39 @@ def test_attention_weights_are_dropped_in_training_only() -> None:
     assert torch.equal(attention(x), attention(x))
     attention.train()
     assert not torch.equal(attention(x), attention(x))
+
+
+compiled = torch.compile(backend="aot_eager_decomp_partition", dynamic=False)
+
+
+def test_compiled_dropout_draws_a_mask_for_every_call() -> None:
+    @compiled
+    def both(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return drop(x, 0.5), drop(x, 0.5)
+
+    torch.manual_seed(0)
+    x = torch.ones(4, 64, requires_grad=True)
+    one, other = both(x)
+    assert not torch.equal(one, other)
+    (one.sum() + other.sum()).backward()
+    # The gradient passes where the value did.
+    assert x.grad is not None
+    assert torch.equal(x.grad, one + other)
+
+
+def test_compiled_blocks_compute_what_plain_ones_do() -> None:
+    block = filled(Block(WIDTH, HEADS, modern=False, dropout=0.1))
+    x = random(3, 5, WIDTH)
+    torch.testing.assert_close(compiled(block)(x), block(x), atol=1e-4, rtol=1e-4)
+    # Under autocast, a bias adds nothing to the precision of what it is added to.
+    with torch.autocast("cpu", torch.bfloat16):
+        out, plain = (f(x) for f in (compiled(block.widen), block.widen))
+        assert out.dtype == plain.dtype == torch.bfloat16
+        torch.testing.assert_close(out, plain, atol=0.1, rtol=0.05)
+
+
+@given(st.floats(-30, 30))
+def test_gelu_by_the_logistic_function_is_the_one_by_tanh(value: float) -> None:
+    x = torch.tensor(value, dtype=torch.float64)
+    logistic = torch.compile(gelu, backend="eager")
+    torch.testing.assert_close(logistic(x), gelu(x), atol=1e-12, rtol=1e-12)
