@@ -90,7 +90,7 @@ def drop(x: Tensor, share: float) -> Tensor:
     """
     if share == 0 or x.device.type != "cpu":
         return F.dropout(x, share)
-    kept = _kept(x.shape, 1 - share, torch.randint(1 << 62, ()))
+    kept: Tensor = _kept(x.shape, 1 - share, torch.randint(1 << 62, ()))
     return x * kept * (1 / (1 - share))
 
 
