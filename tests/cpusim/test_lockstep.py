@@ -29,6 +29,7 @@ from cpusim.lockstep import (
     Predictions,
     ProgramResult,
     RecordedStepper,
+    ReferenceStepper,
     Rollout,
     Stepper,
     StepperError,
@@ -176,6 +177,22 @@ def test_oracle_runs_in_bulk_as_it_steps(starts: list[tuple[bytes, bytes]]) -> N
     for index in bulk:
         np.testing.assert_array_equal(bulk[index].tokens, stepwise[index].tokens)
         assert bulk[index].refusal == stepwise[index].refusal
+
+
+@given(cases())
+def test_reference_and_oracle_verify_as_they_step(trace: Case) -> None:
+    stepwise = dict(verify(Planted(0, flip()), [trace]))[0]
+    for stepper in (ReferenceStepper(), OracleStepper()):
+        np.testing.assert_array_equal(dict(verify(stepper, [trace]))[0].tokens, stepwise.tokens)
+        assert compare([trace], stepper).agree
+
+
+def test_what_has_no_next_state_is_no_token_in_a_verification() -> None:
+    words = case(assemble("INC\n.byte 0xff,0,0,0\nHLT"))
+    (trace,) = record(OracleStepper(), [words])
+    tokens = dict(ReferenceStepper().verify([trace]))[0].tokens
+    assert (tokens[-1] == NO_TOKEN).all()
+    np.testing.assert_array_equal(tokens[:-1], trace.expected_steps())
 
 
 # ---- Planted faults
@@ -692,5 +709,10 @@ def test_every_word_is_tallied_under_a_form(word: bytes, other: bytes) -> None:
 
 
 def test_the_contract_is_met_by_the_peers_here() -> None:
-    peers: list[Stepper] = [OracleStepper(), RecordedStepper("r", []), Planted(0, flip())]
-    assert [peer.name for peer in peers] == ["oracle", "r", "planted"]
+    peers: list[Stepper] = [
+        OracleStepper(),
+        ReferenceStepper(),
+        RecordedStepper("r", []),
+        Planted(0, flip()),
+    ]
+    assert [peer.name for peer in peers] == ["oracle", "reference", "r", "planted"]
