@@ -48,8 +48,10 @@ def compare(
     if done.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(words)} ended with exit code {done.returncode}")
     figures: dict[str, Any] = json.loads(done.stdout)
-    # The first difference of each program is for people who debug, not for a table.
-    figures.pop("first_difference", None)
+    # The first difference of each program is for people who debug, and where the model lies
+    # is this machine's business.
+    for key in ("first_difference", "model", "candidate"):
+        figures.pop(key, None)
     return {
         **{k: v for k, v in figures.items() if not isinstance(v, list)},
         "lengths": [shortest, longest],
