@@ -25,7 +25,8 @@ from bytemodel import checkpoint
 from bytemodel.cpu import shipped_checkpoint
 from cli.heatmaps import OVERVIEW
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 
 
 def main() -> None:
@@ -36,9 +37,11 @@ def main() -> None:
     given = parser.parse_args()
     options = ["--dtype", given.dtype, *(["--sample", str(given.sample)] if given.sample else [])]
     with tempfile.TemporaryDirectory() as folder:
-        words = ["conformance", *options, "--json", "-", "--plots", folder]
+        # Named from the root, so that the picture does not say where this checkout lies.
+        model = str(shipped_checkpoint().relative_to(ROOT))
+        words = ["conformance", "--model", model, *options, "--json", "-", "--plots", folder]
         program = str(Path(sys.executable).with_name("cpusim"))
-        done = subprocess.run([program, *words], stdout=subprocess.PIPE, check=False)
+        done = subprocess.run([program, *words], stdout=subprocess.PIPE, check=False, cwd=ROOT)
         if done.returncode not in (0, 1):
             raise SystemExit(f"cpusim conformance ended with exit code {done.returncode}")
         picture = (given.out or DOCS) / "conformance.png"
