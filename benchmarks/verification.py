@@ -1,13 +1,15 @@
 """How long the verdict on 2,000 programs takes: by one parallel pass, beside cached rollout.
 
 The verdict on a program is the step at which the model, running free, first leaves the CPU's
-trace, or none. The parallel pass reads the traces and checks every step at once. The rollout
-generates state by state, with a cache and 64 programs side by side, and stops a program at its
-first mistake: behind it there is nothing to learn for the verdict, and it would only cost more.
+trace, or none. The parallel pass reads the traces and checks every step at once. A rollout
+generates state by state, with a cache, and stops a program at its first mistake: behind it
+there is nothing to learn for the verdict, and it would only cost more. It is timed twice:
+program by program, and as `cpusim compare --rollout` does it, 64 programs side by side.
 
-Both give their verdicts on the same programs of the published distribution with the same model
-and precision, and the verdicts are compared. The parallel pass is timed three times (the
-median counts), the rollout, which takes hours, once. Writes benchmarks/results/verification.json.
+All give their verdicts on the same programs of the published distribution with the same model,
+precision and threads, and the verdicts are compared. The parallel pass is timed three times
+(the median counts), the rollouts, which take hours, once each. Writes
+benchmarks/results/verification.json.
 
 python benchmarks/verification.py
 python benchmarks/verification.py --programs 20 --max-length 12 --out /tmp/try.json
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import report
@@ -67,21 +70,24 @@ def by_parallel_pass(
 
 
 def by_rollout(
-    stepper: ByteModelStepper, cases: Sequence[lockstep.Case], known: Verdicts
+    stepper: ByteModelStepper, cases: Sequence[lockstep.Case], known: Verdicts, together: int
 ) -> tuple[Verdicts, int]:
-    """The same from running free, each program no further than the step that is `known` to be
-    wrong; were it right there, that would show as another verdict."""
+    """The same from running free, `together` programs given at a time, each no further than the
+    step that is `known` to be wrong; were it right there, that would show as another verdict."""
     starts = [lockstep.Case(case.name, case.memory, case.records[:1]) for case in cases]
     limits = [step or case.steps for step, case in zip(known, cases, strict=True)]
     verdicts: Verdicts = [None] * len(cases)
-    states = 0
+    states = done = told = 0
     began = time.perf_counter()
-    for done, (index, rollout) in enumerate(lockstep.run_free(stepper, starts, limits), start=1):
-        states += len(rollout.tokens)
-        verdicts[index] = first_wrong(rollout.tokens, cases[index])
-        if done % 64 == 0:
-            rate = states / (time.perf_counter() - began)
-            print(f"  rollout: {done:,} programs, {states:,} states, {rate:,.1f}/s", flush=True)
+    for first in range(0, len(cases), together):
+        lot = slice(first, first + together)
+        for index, rollout in lockstep.run_free(stepper, starts[lot], limits[lot]):
+            states += len(rollout.tokens)
+            done += 1
+            verdicts[first + index] = first_wrong(rollout.tokens, cases[first + index])
+            if done >= told + 50:
+                told, rate = done, states / (time.perf_counter() - began)
+                print(f"  {done:,} programs, {states:,} states, {rate:,.1f}/s", flush=True)
     return verdicts, states
 
 
@@ -106,12 +112,22 @@ def main() -> None:
     parallel = statistics.median(times)
     print(f"parallel pass: {verified_states:,} states in {parallel:,.1f} s", flush=True)
 
-    list(stepper.run([cases[0]], [1]))  # warm up
-    began = time.perf_counter()
-    rolled, rolled_states = by_rollout(stepper, cases, verified)
-    rollout = time.perf_counter() - began
+    by_rollout(stepper, cases[:2], verified[:2], 1)  # warm up
+    rollouts: dict[str, dict[str, Any]] = {}
+    for name, together in (("side_by_side", len(cases)), ("one_by_one", 1)):
+        print(f"rollout {name}", flush=True)
+        began = time.perf_counter()
+        rolled, states = by_rollout(stepper, cases, verified, together)
+        seconds = time.perf_counter() - began
+        rollouts[name] = {
+            "states": states,
+            "seconds": round(seconds, 2),
+            "states_per_second": round(states / seconds, 1),
+            "same_verdicts": sum(a == b for a, b in zip(verified, rolled, strict=True)),
+            "ratio": round(seconds / parallel, 1),
+        }
+        print(rollouts[name], flush=True)
 
-    same = sum(one == other for one, other in zip(verified, rolled, strict=True))
     figures: dict[str, Any] = {
         "checkpoint": {"file": path.name, "sha256": checkpoint.file_hash(path)},
         "programs": given.programs,
@@ -119,17 +135,15 @@ def main() -> None:
         "distribution": "published",
         "seed": SEED,
         "dtype": given.dtype,
+        "threads": torch.get_num_threads(),
         "exact_programs": sum(verdict is None for verdict in verified),
-        "same_verdicts": same,
-        "parallel_states": verified_states,
-        "parallel_seconds": [round(seconds, 2) for seconds in times],
-        "parallel_states_per_second": round(verified_states / parallel, 1),
-        "rollout_states": rolled_states,
-        "rollout_seconds": round(rollout, 2),
-        "rollout_states_per_second": round(rolled_states / rollout, 1),
-        "ratio": round(rollout / parallel, 1),
+        "parallel": {
+            "states": verified_states,
+            "seconds": [round(seconds, 2) for seconds in times],
+            "states_per_second": round(verified_states / parallel, 1),
+        },
+        "rollout": rollouts,
     }
-    print(figures)
     if given.out:
         given.out.write_text(json.dumps({"environment": report.environment(), **figures}) + "\n")
     else:
