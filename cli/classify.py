@@ -13,12 +13,11 @@ import click
 from bytemodel.config import PRESETS, ModelConfig, preset
 from cli.group import CommandGroup, Interrupted
 from cli.options import (
-    DEVICES,
-    DTYPES,
     FILE,
     device_option,
     dtype_option,
     force_option,
+    how_to_train_options,
     json_option,
 )
 from cpusim.errors import UserError
@@ -101,19 +100,7 @@ def classify() -> None:
     metavar="N",
     help="Of the first weights and of the order. Default: 0.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    help="Where to compute. Default: on the GPU if there is one.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(DTYPES),
-    help="Precision. Default: bfloat16 where the hardware has it.",
-)
-@click.option(
-    "--no-compile", is_flag=True, help="Start at once, but run slower; needs no C compiler."
-)
+@how_to_train_options
 def train(
     data: Path,
     model: Path | None,

@@ -95,6 +95,30 @@ def _registers_option(
     return values
 
 
+def how_to_train_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --device, --dtype and --no-compile, as every command that trains has them."""
+    options = (
+        click.option(
+            "--device",
+            type=click.Choice(DEVICES),
+            help="Where to compute. Default: on the GPU if there is one.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            help="Precision. Default: bfloat16 where the hardware has it.",
+        ),
+        click.option(
+            "--no-compile",
+            is_flag=True,
+            help="Start at once, but run slower; needs no C compiler.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def start_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that `start_state` takes."""
     options = (

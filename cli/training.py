@@ -22,7 +22,7 @@ from bytemodel.config import PRESETS, ModelConfig
 from bytemodel.config import preset as preset_config
 from cli import render
 from cli.group import CommandGroup, Interrupted
-from cli.options import DEVICES, DISTRIBUTIONS, DTYPES, FILE
+from cli.options import DISTRIBUTIONS, FILE, how_to_train_options
 
 if TYPE_CHECKING:
     from bytemodel.train import Listener, Outcome
@@ -89,19 +89,7 @@ def train() -> None:
     metavar="N",
     help="Of the first weights and of the data. Default: 0.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    help="Where to compute. Default: on the GPU if there is one.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(DTYPES),
-    help="Precision. Default: bfloat16 where the hardware has it.",
-)
-@click.option(
-    "--no-compile", is_flag=True, help="Start at once, but run slower; needs no C compiler."
-)
+@how_to_train_options
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard event files.")
 def cpu(
     out: Path,
