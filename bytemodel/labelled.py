@@ -26,7 +26,7 @@ from bytemodel.classifier import file_patches, window
 from bytemodel.config import ModelConfig
 from bytemodel.patches import PAD, Patches
 from cpusim.errors import UserError
-from cpusim.files import read_bytes
+from cpusim.files import files_below, read_bytes
 
 HELD_OUT = 0.2
 """The share of contents that training never sees."""
@@ -55,11 +55,7 @@ def find_labelled(folder: Path) -> list[LabelledFile]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder of labelled files; check the name")
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part[0] == "." for part in path.relative_to(folder).parts)
-    ]
+    paths = files_below(folder)
     flat = [path for path in paths if path.parent == folder]
     if flat and len(flat) < len(paths):
         raise UserError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cpusim.assembler import parse_number
-from cpusim.errors import nearest
+from cpusim.errors import UserError, nearest
 from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ DISTRIBUTIONS = ("published", "uniform", "mixed")
 LAYOUTS = ("shards", "files")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
+
+Command = Callable[..., None]
 
 FILE = click.Path(path_type=Path)
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
@@ -46,6 +48,17 @@ model_option = click.option(
     metavar="CKPT",
     help="Checkpoint file or run folder. Default: the shipped one.",
 )
+
+
+def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order that --help shows."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def load_model(
@@ -95,52 +108,107 @@ def _registers_option(
     return values
 
 
-def how_to_train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --device, --dtype and --no-compile, as every command that trains has them."""
-    options = (
-        click.option(
-            "--device",
-            type=click.Choice(DEVICES),
-            help="Where to compute. Default: on the GPU if there is one.",
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(DTYPES),
-            help="Precision. Default: bfloat16 where the hardware has it.",
-        ),
-        click.option(
-            "--no-compile",
-            is_flag=True,
-            help="Start at once, but run slower; needs no C compiler.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def file_extension(_: click.Context, parameter: click.Parameter, text: str) -> str:
+    """A file extension, with or without its dot, as it is written without."""
+    extension = text.removeprefix(".")
+    if "/" in extension or "\0" in extension or not extension:
+        raise UserError(
+            f"{parameter.opts[0]} {text!r} is no file extension; write one like bin or txt"
+        )
+    return extension
 
 
-def start_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that `start_state` takes."""
-    options = (
-        click.option("--acc", metavar="0..255", callback=_byte_option, help="Initial accumulator."),
+def writing_options(*, temperature: float) -> Callable[[Command], Command]:
+    """Add the options of a command by which a model writes files; `temperature`: the default."""
+    return _together(
         click.option(
-            "--set",
-            "registers",
-            metavar="R=N[,R=N...]",
-            multiple=True,
-            callback=_registers_option,
-            help="Initial registers: A=1,B=0x20.",
+            "-o",
+            "--output",
+            type=FILE,
+            metavar="DIR",
+            default=".",
+            help="Where to write them. Default: the current folder.",
         ),
         click.option(
-            "--random-state",
+            "--temperature",
+            type=float,
+            metavar="T",
+            default=temperature,
+            show_default=True,
+            help="0 always takes the most probable byte.",
+        ),
+        click.option(
+            "--top-k",
             type=int,
-            metavar="SEED",
-            help="Random accumulator and registers; --acc and --set still apply.",
+            metavar="K",
+            default=0,
+            help="Only the K most probable bytes. 0: all.",
         ),
+        click.option(
+            "--top-p",
+            type=float,
+            metavar="P",
+            default=1.0,
+            help="Only the most probable bytes that together have P. 1: all.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, 2**63 - 1),
+            metavar="N",
+            default=0,
+            show_default=True,
+            help="Same seed, same bytes, on the same machine.",
+        ),
+        click.option(
+            "--max-patches",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Stop there. Default: as long as the model can read.",
+        ),
+        device_option,
+        dtype_option,
+        force_option,
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+
+how_to_train_options = _together(
+    click.option(
+        "--device",
+        type=click.Choice(DEVICES),
+        help="Where to compute. Default: on the GPU if there is one.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(DTYPES),
+        help="Precision. Default: bfloat16 where the hardware has it.",
+    ),
+    click.option(
+        "--no-compile",
+        is_flag=True,
+        help="Start at once, but run slower; needs no C compiler.",
+    ),
+)
+"""--device, --dtype and --no-compile, as every command that trains has them."""
+
+
+start_options = _together(
+    click.option("--acc", metavar="0..255", callback=_byte_option, help="Initial accumulator."),
+    click.option(
+        "--set",
+        "registers",
+        metavar="R=N[,R=N...]",
+        multiple=True,
+        callback=_registers_option,
+        help="Initial registers: A=1,B=0x20.",
+    ),
+    click.option(
+        "--random-state",
+        type=int,
+        metavar="SEED",
+        help="Random accumulator and registers; --acc and --set still apply.",
+    ),
+)
+"""The options that `start_state` takes."""
 
 
 def start_state(
