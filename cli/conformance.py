@@ -16,7 +16,7 @@ from rich.text import Text
 from cli import comparison as view
 from cli import heatmaps, render
 from cli.group import Interrupted
-from cli.options import FILE, dtype_option
+from cli.options import FILE, cpu_model_option, dtype_option
 from cli.peers import make_peer
 from cpusim.assembler import disassemble_word
 from cpusim.conformance import BINARY_FORMS, LISTED, PAIRS, Report, WrongCase, case_count, check
@@ -36,9 +36,7 @@ _PLOTS = Path("runs/conformance")
 
 
 @click.command()
-@click.option(
-    "--model", type=FILE, metavar="CKPT", help="The byte model. Default: the shipped one."
-)
+@cpu_model_option
 @click.option("--against", metavar="PEER", help="Check this instead of a byte model.")
 @click.option(
     "--sample",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import render
-from cli.options import DTYPES, FILE
+from cli.options import DTYPES, FILE, cpu_model_option
 from cli.peers import recordings
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing
@@ -37,9 +37,7 @@ def _number(_: click.Context, __: click.Parameter, bits: float | None) -> float 
 
 @click.command()
 @click.argument("traces", nargs=-1, metavar="TRACE|SHARD...", type=FILE, required=True)
-@click.option(
-    "--model", type=FILE, metavar="CKPT", help="The byte model. Default: the shipped one."
-)
+@cpu_model_option
 @click.option(
     "--threshold",
     type=click.FloatRange(min=0, min_open=True),

@@ -10,7 +10,8 @@ import click
 
 from cpusim.assembler import parse_number
 from cpusim.errors import UserError, nearest
-from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS
+from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS, SLOTS
+from cpusim.reference import DEFAULT_MAX_STEPS
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,11 @@ DISTRIBUTIONS = ("published", "uniform", "mixed")
 LAYOUTS = ("shards", "files")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
+
+SEEDS = 1 << 32
+"""Programs to be judged by have seeds below; training and its evaluation draw from those above."""
+LENGTHS = 1, SLOTS - 1
+"""Least and most instructions of a random program, unless asked otherwise."""
 
 Command = Callable[..., None]
 
@@ -47,6 +53,11 @@ model_option = click.option(
     type=FILE,
     metavar="CKPT",
     help="Checkpoint file or run folder. Default: the shipped one.",
+)
+
+
+cpu_model_option = click.option(
+    "--model", type=FILE, metavar="CKPT", help="The byte model. Default: the shipped one."
 )
 
 
@@ -191,6 +202,68 @@ how_to_train_options = _together(
 """--device, --dtype and --no-compile, as every command that trains has them."""
 
 
+def seed_option(
+    said: str, *, metavar: str = "S", default: int = 1, seeds: int = SEEDS
+) -> Callable[[Command], Command]:
+    """Add --seed, 0 to `seeds` - 1; `said`: its help."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, seeds - 1),
+        metavar=metavar,
+        default=default,
+        show_default=True,
+        help=said,
+    )
+
+
+def distribution_option(said: str) -> Callable[[Command], Command]:
+    """Add --distribution; `said`: its help."""
+    return click.option(
+        "--distribution",
+        type=click.Choice(DISTRIBUTIONS),
+        default="published",
+        show_default=True,
+        help=said,
+    )
+
+
+def length_options(what: str) -> Callable[[Command], Command]:
+    """Add --min-length and --max-length of a random program, as `what` calls it."""
+    limits = click.IntRange(1, SLOTS)
+    return _together(
+        click.option(
+            "--min-length",
+            type=limits,
+            metavar="N",
+            default=LENGTHS[0],
+            show_default=True,
+            help=f"Shortest {what}, in instructions, HLT included.",
+        ),
+        click.option(
+            "--max-length",
+            type=limits,
+            metavar="N",
+            default=LENGTHS[1],
+            show_default=True,
+            help=f"Longest {what}.",
+        ),
+    )
+
+
+def max_steps_option(
+    said: str = "Follow a program that never halts no further.",
+) -> Callable[[Command], Command]:
+    """Add --max-steps; `said`: its help."""
+    return click.option(
+        "--max-steps",
+        type=click.IntRange(1, 1_000_000),
+        metavar="N",
+        default=DEFAULT_MAX_STEPS,
+        show_default=True,
+        help=said,
+    )
+
+
 start_options = _together(
     click.option("--acc", metavar="0..255", callback=_byte_option, help="Initial accumulator."),
     click.option(
@@ -226,3 +299,17 @@ def start_state(
     for name, value in registers.items():
         start[FIRST_REGISTER + REGISTERS.index(name)] = value
     return bytes(start)
+
+
+def start_words(
+    acc: int | None, registers: dict[str, int], random_state: int | None
+) -> tuple[str, ...]:
+    """The options that `start_state` takes, as they stand on the command line."""
+    words: list[str] = []
+    if random_state is not None:
+        words += ["--random-state", str(random_state)]
+    if acc is not None:
+        words += ["--acc", str(acc)]
+    if registers:
+        words += ["--set", ",".join(f"{name}={value}" for name, value in registers.items())]
+    return tuple(words)
