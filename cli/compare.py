@@ -31,7 +31,7 @@ from cli.options import (
     start_state,
     start_words,
 )
-from cli.peers import Peer, make_peer, recording
+from cli.peers import Peer, candidate, make_peer, recording
 from cpusim import lockstep
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing
@@ -291,7 +291,7 @@ def compare(
         )
     )
     truth = make_peer(reference, dtype)
-    peer = make_peer(against or (f"model:{model}" if model else "model"), dtype)
+    peer = candidate(model, against, dtype)
     brought = _brought(truth, peer)
     draw = None
     if count is not None or not (files or brought):
@@ -323,9 +323,9 @@ def compare(
         return ["cpusim", "compare", *words, "--from-step", str(step)]
 
     if json_file is not None:
-        models = [side.source for side in (peer, truth) if side.kind == "model"]
+        models = [side.file for side in (peer, truth) if side.kind == "model"]
         settings = {
-            "model": str(models[0]) if models else None,
+            "model": models[0] if models else None,
             **(vars(draw) if draw else dict.fromkeys(Draw.__dataclass_fields__)),
             "files": [str(file) for file in files],
             "max_steps": max_steps,
@@ -349,8 +349,8 @@ def compare(
         about = html_report.About(
             what,
             _settings(draw, max_steps, from_step, rollout, dtype, (peer, truth)),
-            [(side.kind, side.source) for side in (peer, truth) if side.source]
-            + [("Program", file) for file in files],
+            [(side.kind, side.file, side.source) for side in (peer, truth) if side.source]
+            + [("Program", str(file), file) for file in files],
             _same_again(files, first_state, draw, options, from_step),
             datetime.now().astimezone(),
             seconds,

@@ -10,6 +10,7 @@ import click
 
 from cli.group import INTERNAL_ERROR
 from cli.options import FILE, cpu_model_option, max_steps_option, start_options, start_state
+from cli.peers import model_stepper
 from cpusim.errors import UserError
 from cpusim.loader import load_program
 
@@ -50,11 +51,10 @@ def debug(
             "the debugger needs a terminal, and standard input or error is none;"
             " `cpusim compare` prints where the two differ"
         )
-    from bytemodel.cpu import load_stepper, shipped_checkpoint
     from cpusim.debugger import Debugger
 
     state = start_state(start.state, acc, registers, random_state)
-    stepper = load_stepper(model or shipped_checkpoint())
+    stepper = model_stepper(model)
     screen = app(Debugger(stepper, str(program), start.memory, state, max_steps=max_steps))
     screen.run()
     if screen.return_code:  # it has printed what went wrong

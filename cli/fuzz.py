@@ -16,7 +16,7 @@ from rich.text import Text
 from cli import render
 from cli.group import Interrupted
 from cli.options import DTYPES, FILE, cpu_model_option, json_option, seed_option, start_words
-from cli.peers import make_peer
+from cli.peers import candidate
 from cpusim.corpus import ASSEMBLY_SUFFIX, open_corpus
 from cpusim.errors import UserError
 from cpusim.failures import Failure
@@ -106,7 +106,7 @@ def fuzz(
         minutes = _MINUTES
     # Reading the corpus comes first: what is wrong with it is refused before torch is loaded.
     corpus = open_corpus(out)
-    peer = make_peer(against or (f"model:{model}" if model else "model"), dtype)
+    peer = candidate(model, against, dtype)
     if peer.programs:
         raise UserError(
             f"{peer.text}: a recording knows no program but its own, so there is nothing to"
