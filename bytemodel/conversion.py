@@ -50,7 +50,7 @@ class Converted:
     @property
     def probability(self) -> float:
         """That the model writes just this, when it draws each byte as often as it says."""
-        return 2.0**-self.bits
+        return math.exp2(-self.bits)
 
     @property
     def least_certain(self) -> int:

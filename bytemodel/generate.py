@@ -259,7 +259,7 @@ def generate(
     heads_BPS = torch.from_numpy(head).expand(count, -1, -1)
     return (
         Generated(prefix[:whole] + decode_bytes(written.patches), written.ended)
-        for some_BPS in heads_BPS.split(STREAMS)
+        for some_BPS in torch.split(heads_BPS, STREAMS)
         for _, written in sorted(
             write_in_step(
                 Session(model, dtype=dtype, draft=draft),

@@ -235,7 +235,7 @@ def _as_json(source: Path, target: Path, converted: Converted) -> dict[str, Any]
 
 
 def _probability(converted: Converted, place: int) -> float:
-    return 2.0 ** -float(converted.surprisal[place])
+    return math.exp2(-float(converted.surprisal[place]))
 
 
 def _percent(share: float) -> str:

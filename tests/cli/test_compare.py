@@ -272,9 +272,10 @@ def test_without_a_shipped_checkpoint_the_way_out_is_named(
     assert str(model.parent) not in json.dumps(report)
     assert "--model" not in report["first_difference"]["replay"]
     assert same_after_replay(report["differences"][0])["step"] == report["differences"][0]["step"]
-    shown = cpusim(*words, "--html", "report.html", code=1).stdout
+    html = tmp_path / "report.html"
+    shown = cpusim(*words, "--html", html, code=1).stdout
     assert f"\nmodel:{model.stem} (shipped) against oracle\n" in shown
-    page = Path("report.html").read_text()
+    page = html.read_text()
     assert f"{model.stem} (shipped)" in page
     for text in (shown, page):
         assert str(model.parent) not in text
