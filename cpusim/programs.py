@@ -74,7 +74,6 @@ _POOL = 5
 
 # Further columns of the form table.
 _READS_A, _READS_B, _COPIES_A, _COPIES_B, _BIJECTS_A, _BIJECTS_B, _LOADS = range(7, 14)
-_COLUMNS = 14
 
 
 @dataclass(frozen=True)

@@ -168,11 +168,8 @@ def _choose(table: _Table, todo: _Todo, row: int, values: Ints, best: Ints) -> b
     """
     forms, results, missing, worth = table.forms, table.results, todo.missing, todo.worth
     start = table.starts[forms[row, OPCODE]]
-    count, immediate, binary = (
-        forms[row, REGISTER_COUNT],
-        forms[row, IMMEDIATE],
-        forms[row, _BINARY],
-    )
+    count, immediate = forms[row, REGISTER_COUNT], forms[row, IMMEDIATE]
+    binary = forms[row, _BINARY]
     a_code, b_code, second_code = forms[row, A], forms[row, B], forms[row, _SECOND]
     dest_code, echo_code = forms[row, DEST], forms[row, ECHO]
     words_missing = todo.words[row] > 0
