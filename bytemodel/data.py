@@ -33,6 +33,29 @@ class Batch(NamedTuple):
         """How many patches its mean loss is a mean of."""
         return len(self.targets_N)
 
+    def share(self, rank: int, ranks: int) -> Batch:
+        """The part of one of several processes."""
+        _, patches_BPS, targets_N = share_targets(self.patches_BPS, self.targets_N, rank, ranks)
+        return Batch(patches_BPS, targets_N, self.weights_S)
+
+
+def share_targets(
+    patches_BPS: Tensor, targets_N: Tensor, rank: int, ranks: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the targets of a batch, in their order in it, one of `ranks` equal parts.
+
+    Returns which those are (int64, of targets_N), the rows that they are in, and their indexes
+    there.
+    """
+    count, length = len(targets_N), patches_BPS.shape[1]
+    order = targets_N.argsort(stable=True)
+    chosen = order[rank * count // ranks : (rank + 1) * count // ranks]
+    targets = targets_N[chosen]
+    if not len(chosen):
+        return chosen, patches_BPS[:1], targets
+    first, last = int(targets[0]) // length, int(targets[-1]) // length
+    return chosen, patches_BPS[first : last + 1], targets - first * length
+
 
 class SizedBatch(Protocol):
     """A tuple of tensors, as the loss of the task takes them."""
@@ -40,6 +63,10 @@ class SizedBatch(Protocol):
     @property
     def size(self) -> int:
         """How many things its mean loss is a mean of."""
+        ...
+
+    def share(self, rank: int, ranks: int) -> SizedBatch:
+        """The part of process `rank` of `ranks`; all together they are the batch."""
         ...
 
     def __iter__(self) -> Iterator[Tensor]: ...
