@@ -16,8 +16,9 @@ from torch import Tensor
 from bytemodel.checkpoint import Checkpoint, Trainable, fingerprint
 from bytemodel.classifier import Classifier
 from bytemodel.config import ModelConfig
+from bytemodel.metrics import plot
 from bytemodel.model import ByteModel
-from bytemodel.train import FINE_TUNING, Task, TrainConfig, plot
+from bytemodel.train import FINE_TUNING, Task, TrainConfig
 from cpusim.errors import UserError
 
 _WARMUP = 0.05
