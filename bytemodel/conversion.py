@@ -8,16 +8,17 @@ what it says itself of what it wrote, at temperature 1 however that was sampled.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from bytemodel.checkpoint import Checkpoint
 from bytemodel.config import ModelConfig
 from bytemodel.draft import rough_copy
+from bytemodel.files_data import Conversion
 from bytemodel.generate import GREEDY, STREAMS, Sampling, Session, write_in_step
 from bytemodel.model import ByteModel
 from bytemodel.patches import Patches, decode_bytes, encode_conversion
@@ -139,11 +140,29 @@ def _alike(prompts: Sequence[Patches]) -> Iterator[list[int]]:
             yield numbers[first : first + STREAMS]
 
 
-def trained_conversions(info: Mapping[str, Any]) -> list[str] | None:
-    """The conversions that a checkpoint's history names, such as `abc->mid`; None: it names none.
+Extensions = tuple[str, str]
+"""Of a source and its target, without dots."""
 
-    `info`: as `Checkpoint.info`.
+
+def trained_conversions(loaded: Checkpoint[ByteModel]) -> list[Extensions] | None:
+    """The conversions that a checkpoint was trained on, as the record of its data says.
+
+    None if there is no such record, as in one that was imported.
     """
-    data = info.get("data")
-    named = data.get("conversions") if isinstance(data, Mapping) else None
-    return [str(one) for one in named] if isinstance(named, list) else None
+    data = loaded.info.get("data")
+    if not isinstance(data, Mapping):
+        return None
+    try:
+        found = Conversion.parse(str(data.get("convert")), loaded.config.patch_size)
+    except UserError:
+        return []
+    ways = [(found.source, found.target), (found.target, found.source)]
+    return ways if found.both else ways[:1]
+
+
+def as_trained(
+    trained: Iterable[Extensions], source_extension: str, target_extension: str
+) -> Extensions | None:
+    """The conversion that a name asks for in upper or lower case, spelt as it was trained on."""
+    asked = source_extension.lower(), target_extension.lower()
+    return next((way for way in trained if (way[0].lower(), way[1].lower()) == asked), None)

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from bytemodel.patches import PAD, Patches
+from cpusim.errors import UserError
 
 
 class Batch(NamedTuple):
     """`patches_BPS`: int64 tokens, padded with 256. `targets_N`: flat indexes b * P + p of
-    the patches whose bytes are to be predicted, each p >= 1. `weights_S`: how much each byte
-    place of a patch counts in the loss that is minimised (the reported loss weighs all alike)."""
+    the patches whose bytes are to be predicted, ascending, each p >= 1. `weights_S`: how much each
+    byte place of a patch counts in the loss that is minimised (the reported loss weighs all
+    alike)."""
 
     patches_BPS: Tensor
     targets_N: Tensor
@@ -33,6 +35,30 @@ class Batch(NamedTuple):
         """How many patches its mean loss is a mean of."""
         return len(self.targets_N)
 
+    def share(self, rank: int, ranks: int) -> Batch:
+        """The part of one of several processes."""
+        _, patches_BPS, targets_N = share_targets(self.patches_BPS, self.targets_N, rank, ranks)
+        return Batch(patches_BPS, targets_N, self.weights_S)
+
+
+def share_targets(
+    patches_BPS: Tensor, targets_N: Tensor, rank: int, ranks: int
+) -> tuple[slice, Tensor, Tensor]:
+    """Of the targets of a batch, which follow its rows, one of `ranks` equal parts.
+
+    Returns which those are, the rows that they are in, and their indexes there. Raises
+    `UserError` if there are more parts than targets.
+    """
+    count, length = len(targets_N), patches_BPS.shape[1]
+    if ranks > count:
+        raise UserError(
+            f"{ranks} processes are more than the {count} patches that a step predicts; start fewer"
+        )
+    part = slice(rank * count // ranks, (rank + 1) * count // ranks)
+    targets = targets_N[part]
+    first, last = int(targets[0]) // length, int(targets[-1]) // length
+    return part, patches_BPS[first : last + 1], targets - first * length
+
 
 class SizedBatch(Protocol):
     """A tuple of tensors, as the loss of the task takes them."""
@@ -40,6 +66,10 @@ class SizedBatch(Protocol):
     @property
     def size(self) -> int:
         """How many things its mean loss is a mean of."""
+        ...
+
+    def share(self, rank: int, ranks: int) -> SizedBatch:
+        """The part of process `rank` of `ranks`; all together they are the batch."""
         ...
 
     def __iter__(self) -> Iterator[Tensor]: ...
@@ -116,5 +146,6 @@ def collate(
             targets = np.concatenate(
                 [targets, rng.choice(targets, sample - len(targets), replace=True)]
             )
+        targets.sort()
     weights = torch.tensor(byte_weights) if byte_weights else torch.ones(patches.shape[2])
     return Batch(torch.from_numpy(patches), torch.from_numpy(targets), weights)

@@ -91,6 +91,8 @@ def plot(run: Path) -> None:
             ("exact_patches", "whole patches", "C3"),
             ("byte_accuracy", "bytes", "C0"),
         ):
+            if name not in chosen[0]:
+                continue
             shares = [1 - record[name] for record in chosen]
             wrong += shares
             lower.plot(steps, shares, color=color, label=f"{title}, {kind}", **style)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bytemodel.folder import scan
 from cli.group import Interrupted
 from cli.options import FILE, file_extension, json_option, load_model, writing_options
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, files_below, read_bytes, refuse_existing
+from cpusim.files import atomic_write, describe_os_error, read_bytes, refuse_existing
 
 if TYPE_CHECKING:
     from bytemodel.conversion import Converted
@@ -78,23 +79,30 @@ def convert(
       bgpt convert --model runs/music *.abc --to mid -o midi --json
     """
     targets = _targets(inputs, output, ext, force=force)
-    from bytemodel.conversion import convert_prompts, prompt, trained_conversions
+    from bytemodel.conversion import as_trained, convert_prompts, prompt, trained_conversions
     from bytemodel.decoding import prepare
     from bytemodel.generate import Sampling
     from cli import render
 
     sampling = Sampling(temperature, top_k, top_p)
     loaded, kind = load_model(model, device, dtype)
-    trained = trained_conversions(loaded.info)
-    for sentence in _untrained(trained, targets, ext):
-        click.echo(f"{loaded.path}: {sentence}", err=True)
+    trained = trained_conversions(loaded)
+    ways = {path: (path.suffix.removeprefix("."), ext) for path in targets}
+    if trained is not None:
+        known = ", ".join(map("->".join, trained))
+        record = f"it was trained on {known}" if known else "its record names no conversion"
+        for asked in sorted(set(ways.values())):
+            if as_trained(trained, *asked) is None:
+                sentence = f"{loaded.path}: {record}; expect nothing of {'->'.join(asked)}"
+                click.echo(sentence, err=True)
     left_out: dict[Path, str] = {}
     prompts: dict[Path, Patches] = {}
     for path in targets:
         # Of a file far too long, no more is read than shows that.
         data = read_bytes(path, limit=loaded.config.max_patches * loaded.config.patch_size)
         try:
-            prompts[path] = prompt(loaded.config, data, path.suffix, ext)
+            way = as_trained(trained or (), *ways[path]) or ways[path]
+            prompts[path] = prompt(loaded.config, data, *way)
         except UserError as error:
             left_out[path] = str(error)
     sources = list(prompts)
@@ -125,7 +133,7 @@ def convert(
         report = {
             "model": str(loaded.path),
             "to": ext,
-            "trained_conversions": trained,
+            "trained_conversions": None if trained is None else list(map("->".join, trained)),
             "files": [_as_json(path, targets[path], found[path]) for path in done],
             "left_out": [{"file": str(path), "reason": why} for path, why in left_out.items()],
         }
@@ -160,7 +168,8 @@ def _targets(inputs: Sequence[Path], output: Path, ext: str, *, force: bool) -> 
     pairs: list[tuple[Path, Path]] = []
     for named in inputs:
         if named.is_dir():
-            below = [path for path in files_below(named) if path.suffix != f".{ext}"]
+            done = f".{ext}".lower()
+            below = [path for path in _files_below(named) if path.suffix.lower() != done]
             if not below:
                 raise UserError(f"{named}: holds no file to convert to {ext}; check the name")
             pairs += [(path, path.relative_to(named).parent) for path in below]
@@ -191,14 +200,11 @@ def _targets(inputs: Sequence[Path], output: Path, ext: str, *, force: bool) -> 
     return targets
 
 
-def _untrained(trained: Sequence[str] | None, sources: Iterable[Path], ext: str) -> Iterator[str]:
-    """A sentence for each conversion asked for that the model was not trained on, if it tells."""
-    if trained is None:
-        return
-    known = ", ".join(trained) or "no conversion at all"
-    asked = {f"{path.suffix.removeprefix('.')}->{ext}" for path in sources}
-    for conversion in sorted(asked - set(trained)):
-        yield f"was trained on {known}, not on {conversion}; expect nothing of it"
+def _files_below(folder: Path) -> Iterator[Path]:
+    def refuse(name: str, error: OSError) -> None:
+        raise UserError(f"{name}: cannot be read ({describe_os_error(error)})")
+
+    return map(Path, scan(folder, refuse))
 
 
 def _row(target: Path, converted: Converted) -> str:

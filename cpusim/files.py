@@ -36,15 +36,6 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
         ) from None
 
 
-def files_below(folder: Path) -> list[Path]:
-    """The files of a folder and of those in it, in the order of their names; no hidden ones."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part[0] == "." for part in path.relative_to(folder).parts)
-    ]
-
-
 def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise `UserError` if writing `path` would destroy something without `force`."""
     if path.is_dir():

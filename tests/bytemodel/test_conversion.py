@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,14 @@ from hypothesis import strategies as st
 
 from bytemodel import conversion as module
 from bytemodel.config import Family
-from bytemodel.conversion import Converted, convert, convert_prompts, prompt, trained_conversions
+from bytemodel.conversion import (
+    Converted,
+    as_trained,
+    convert,
+    convert_prompts,
+    prompt,
+    trained_conversions,
+)
 from bytemodel.generate import Sampling
 from bytemodel.model import ByteModel
 from bytemodel.patches import PAD, encode_conversion
@@ -193,7 +202,22 @@ def test_bfloat16_converts_too(family: Family) -> None:
 
 
 def test_a_checkpoint_tells_which_conversions_it_learnt_if_it_knows() -> None:
-    assert trained_conversions(trained().info) == ["low->up"]
-    assert trained_conversions({"data": {"conversions": []}}) == []
-    for info in ({}, {"data": 3}, {"data": {}}, {"data": {"conversions": "abc->mid"}}):
-        assert trained_conversions(info) is None
+    loaded = trained()
+    assert trained_conversions(loaded) == [("low", "up")]
+
+    def tells(info: dict[str, Any]) -> list[tuple[str, str]] | None:
+        return trained_conversions(dataclasses.replace(loaded, info=info))
+
+    assert tells({"data": {"convert": "abc&mid"}}) == [("abc", "mid"), ("mid", "abc")]
+    assert tells({"data": {}}) == []
+    for odd in (None, 3, "abc", "longer->a", ["abc", "mid"]):
+        assert tells({"data": {"convert": odd}}) == []
+    assert tells({}) is tells({"data": 3}) is None
+
+
+def test_extensions_are_spelt_as_the_model_learnt_them() -> None:
+    both = [("abc", "mid"), ("MID", "abc")]
+    assert as_trained(both, "ABC", "mid") == ("abc", "mid")
+    assert as_trained(both, "mid", "Abc") == ("MID", "abc")
+    assert as_trained(both, "mid", "txt") is None
+    assert as_trained([], "mid", "abc") is None

@@ -46,7 +46,7 @@ class UpperCase:
         return {}
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "words", "conversions": ["low->up"]}
+        return {"kind": "words", "convert": "low->up"}
 
     def _batch(self, rng: np.random.Generator) -> Batch:
         words = [

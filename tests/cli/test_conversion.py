@@ -86,9 +86,11 @@ def test_a_folder_is_converted_with_all_below_it_in_the_same_folders(
     (words / ".hidden.low").write_bytes(b"secrets")
     (words / "done.up").write_bytes(b"DONE")
     (words / "plain").write_bytes(b"naming")
+    (words / "BIG.LOW").write_bytes(b"letters")
     bgpt(*convert(model, words, "-o", tmp_path / "out"))
     made = written(tmp_path / "out")
-    assert sorted(made) == ["deep/one.up", "one.up", "plain.up", "two.up"]
+    assert sorted(made) == ["BIG.up", "deep/one.up", "one.up", "plain.up", "two.up"]
+    assert made["BIG.up"] == b"LETTERS"
     assert made["deep/one.up"] == b"ORACLES"
     # Beside the sources is a place too, and done once more there is nothing to take for a source.
     bgpt(*convert(model, words, "-o", words))
@@ -160,10 +162,10 @@ def test_what_the_model_has_no_room_for_is_left_out_and_named_with_exit_code_two
     assert sorted(written(out)) == ["deep/one.up", "one.up", "two.up"]
     assert len(result.stdout.splitlines()) == 4
     untrained, *left_out = result.stderr.splitlines()
-    assert "not on longer->up" in untrained
+    assert "expect nothing of longer->up" in untrained
     room = "patches, and this model takes 16; shorten it or use a model with a larger max_patches"
     assert left_out == [
-        f"{words}/a.longer: the file extension '.longer' has 6 bytes; a patch holds 4",
+        f"{words}/a.longer: the file extension 'longer' has 6 bytes; a patch holds 4",
         f"{words}/huge.low: the source is too long: a conversion of it takes at least 20 {room}",
         f"{words}/long.low: the source is too long: a conversion of it takes at least 17 {room}",
     ]
@@ -199,15 +201,11 @@ def test_a_conversion_that_the_model_did_not_learn_is_said_to_be_none(
 ) -> None:
     (words / "three.txt").write_bytes(b"notable")
     result = bgpt(*convert(model, words, "-o", tmp_path / "a"))
-    assert result.stderr == (
-        f"{model}: was trained on low->up, not on txt->up; expect nothing of it\n"
-    )
+    assert result.stderr == (f"{model}: it was trained on low->up; expect nothing of txt->up\n")
     none = tmp_path / "none.pt"
-    checkpoint.save(none, trained().model, info={"data": {"conversions": []}})
+    checkpoint.save(none, trained().model, info={"data": {"kind": "files"}})
     result = bgpt(*convert(none, words / "one.low", "-o", tmp_path / "b"))
-    assert result.stderr == (
-        f"{none}: was trained on no conversion at all, not on low->up; expect nothing of it\n"
-    )
+    assert result.stderr == (f"{none}: its record names no conversion; expect nothing of low->up\n")
     silent = tmp_path / "silent.pt"
     checkpoint.save(silent, trained().model, info={})
     result = bgpt(*convert(silent, words / "one.low", "-o", tmp_path / "c", "--json"))
