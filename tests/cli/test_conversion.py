@@ -272,3 +272,21 @@ def test_convert_refuses_what_cannot_be(model: Path, words: Path, tmp_path: Path
     out.touch()
     refused(*convert(model, one, "-o", out))
     assert out.read_bytes() == b""
+
+
+def test_a_run_on_conversions_is_recognised_both_ways(words: Path, tmp_path: Path) -> None:
+    for source in list(words.rglob("*.low")):
+        source.with_suffix(".up").write_bytes(source.read_bytes().upper())
+    run = tmp_path / "run"
+    train = ["train", "files", "--data", words, "--convert", "low&up", "--out", run]
+    bgpt(*train, "--preset", "tiny", "--max-patches", 16, "--steps", 1, "--no-compile")
+    for way in ("up", "low"):
+        source = words / f"one.{'low' if way == 'up' else 'up'}"
+        options = ["-o", tmp_path / way, "--to", way.upper(), "--max-patches", 1, "--json"]
+        result = CliRunner().invoke(
+            main, [*map(str, ["convert", "--model", run, source, *options])]
+        )
+        assert result.exit_code in (0, 1)
+        assert result.stderr == ""
+        assert json.loads(result.stdout)["trained_conversions"] == ["low->up", "up->low"]
+        assert (tmp_path / way / f"one.{way.upper()}").is_file()
