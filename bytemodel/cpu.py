@@ -7,7 +7,8 @@ states and writes one more patch: a state, or the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from bytemodel.cpu_data import FIRST_STATE, trace_patches
 from bytemodel.data import collate
 from bytemodel.decoding import prepare
 from bytemodel.generate import Session
-from bytemodel.model import ByteModel
+from bytemodel.model import ByteModel, Conditions
 from bytemodel.patches import PAD, VOCABULARY, Patches
 from bytemodel.train import pick_device, pick_dtype
 from cpusim.errors import UserError
@@ -34,8 +35,12 @@ from cpusim.lockstep import (
     is_state,
 )
 
-_PATCHES_PER_BATCH = {"cpu": 512, "cuda": 8192}
-"""Patches verified at once, by device: what a CPU's caches hold, and what fills a GPU."""
+_PATCHES_PER_BATCH = {"cpu": 4096, "cuda": 8192}
+"""Patches read at once, by device: many, so that few are padding."""
+_STATES_PER_PASS = {"cpu": 128, "cuda": 8192}
+"""States that the byte level predicts at once: what a CPU's caches hold, and what fills a GPU."""
+_WORTH_COMPILING = 40_000
+"""States from which on compiling the byte level, some 10 s, is made up for."""
 _STREAMS = 64
 """Programs generated at once: their keys and values, about 4 MB each, stay in memory."""
 
@@ -82,6 +87,9 @@ class ByteModelStepper:
         self.model = model.eval()
         self.dtype = dtype
         self.device = next(model.parameters()).device
+        self._predict: _Predict = self.model.predict
+        # States that `verify` was ever asked about.
+        self._asked = 0
         # The prefix that the last call of `step` has read, and the session that holds it.
         self._session: Session | None = None
         self._memory: Bytes = np.empty(0, np.uint8)
@@ -177,19 +185,19 @@ class ByteModelStepper:
 
     def verify(self, cases: Sequence[Case]) -> Iterator[tuple[int, Predictions]]:
         """All steps in parallel, each from the trace itself (see `lockstep.Verifier`)."""
+        self._asked += sum(len(case.records) for case in cases)
+        if self._asked >= _WORTH_COMPILING and self._predict == self.model.predict:
+            self._predict = self._compiled()
         most = _PATCHES_PER_BATCH[self.device.type]
         for indexes in _batches([len(case.records) for case in cases], most):
             sequences = [trace_patches(cases[i].memory, cases[i].records) for i in indexes]
             # The targets are records 1..n and the end, sequence after sequence.
             batch = collate(sequences, FIRST_STATE + 1)
-            said, expected_p, predicted_p = self._answers(batch.patches_BPS, batch.targets_N)
+            answers = self._answers(batch.patches_BPS, batch.targets_N)
             start = 0
             for index in indexes:
                 stop = start + len(cases[index].records)
-                yield (
-                    index,
-                    Predictions(said[start:stop], expected_p[start:stop], predicted_p[start:stop]),
-                )
+                yield index, Predictions(*(answer[start:stop] for answer in answers))
                 start = stop
 
     @torch.inference_mode()
@@ -198,19 +206,46 @@ class ByteModelStepper:
     ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Most probable tokens, the probability of the expected ones, and of these: all (N, S)."""
         patches_BPS, targets_N = patches_BPS.to(self.device), targets_N.to(self.device)
+        said, expected, predicted = [], [], []
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits_NSV = self.model(patches_BPS, targets_N)
-        logits_NSV = logits_NSV.float()
-        best_NS, said_NS = logits_NSV.max(-1)
-        expected_NS = patches_BPS.flatten(0, 1)[targets_N]
-        wanted_NS = logits_NSV.gather(-1, expected_NS[..., None])[..., 0]
-        # Two probabilities of each 257: cheaper than all of them.
-        total_NS = logits_NSV.logsumexp(-1)
+            conditions = self.model.read(patches_BPS)
+            for rows_N in targets_N.split(_STATES_PER_PASS[self.device.type]):
+                expected_NS = patches_BPS.flatten(0, 1)[rows_N]
+                logits_NSV = self._predict(conditions.at(rows_N - 1), expected_NS).float()
+                best_NS, said_NS = logits_NSV.max(-1)
+                wanted_NS = logits_NSV.gather(-1, expected_NS[..., None])[..., 0]
+                # Two probabilities of each 257: cheaper than all of them.
+                total_NS = logits_NSV.logsumexp(-1)
+                said.append(said_NS.to(torch.int16))
+                expected.append((wanted_NS - total_NS).exp())
+                predicted.append((best_NS - total_NS).exp())
         return (
-            said_NS.to("cpu", torch.int16).numpy(),
-            (wanted_NS - total_NS).exp().cpu().numpy(),
-            (best_NS - total_NS).exp().cpu().numpy(),
+            torch.cat(said).cpu().numpy(),
+            torch.cat(expected).cpu().numpy(),
+            torch.cat(predicted).cpu().numpy(),
         )
+
+    def _compiled(self) -> _Predict:
+        """The byte level, compiled at its first call if that is possible here."""
+        plain = self.model.predict
+        if self.device.type != "cpu" or shutil.which("gcc") is None:
+            return plain
+        compiled = torch.compile(plain, dynamic=False)
+        size = _STATES_PER_PASS["cpu"]
+
+        def predict(conditions: Conditions, patches_NS: torch.Tensor) -> torch.Tensor:
+            # One shape for all calls, since each shape would be compiled by itself.
+            rows_N = torch.arange(size).clamp(max=len(patches_NS) - 1)
+            try:
+                return compiled(conditions.at(rows_N), patches_NS[rows_N])[: len(patches_NS)]
+            except torch._dynamo.exc.TorchDynamoException:
+                self._predict = plain
+                return plain(conditions, patches_NS)
+
+        return predict
+
+
+_Predict = Callable[[Conditions, torch.Tensor], torch.Tensor]
 
 
 def _start(memory: Bytes) -> Patches:
