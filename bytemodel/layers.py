@@ -136,8 +136,9 @@ def attend(
     if queries == 1:
         mask = None
     else:
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=queries_BHTD.device)
-        mask = mask.tril(keys - queries)
+        # Compiled, places of 64 bits would be compared at half the speed.
+        places_K = torch.arange(keys, dtype=torch.int32, device=queries_BHTD.device)
+        mask = places_K <= places_K[keys - queries :, None]
     whole = queries == keys
     forward = whole and not torch.is_grad_enabled()
     if keys > (_EXPLICIT_KEYS_FORWARD if forward else EXPLICIT_ATTENTION_KEYS):
