@@ -7,11 +7,12 @@ states and writes one more patch: a state, or the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from bytemodel import checkpoint
@@ -19,7 +20,7 @@ from bytemodel.cpu_data import FIRST_STATE, trace_patches
 from bytemodel.data import collate
 from bytemodel.decoding import prepare
 from bytemodel.generate import Session
-from bytemodel.model import ByteModel
+from bytemodel.model import ByteModel, Conditions
 from bytemodel.patches import PAD, VOCABULARY, Patches
 from bytemodel.train import pick_device, pick_dtype
 from cpusim.errors import UserError
@@ -34,8 +35,12 @@ from cpusim.lockstep import (
     is_state,
 )
 
-_PATCHES_PER_BATCH = {"cpu": 512, "cuda": 8192}
-"""Patches verified at once, by device: what a CPU's caches hold, and what fills a GPU."""
+_PATCHES_PER_BATCH = {"cpu": 1024, "cuda": 8192}
+"""Patches read at once, by device: what a CPU's caches hold, and what fills a GPU."""
+_STATES_PER_PASS = {"cpu": 128, "cuda": 8192}
+"""States that the byte level predicts at once, for the same reasons."""
+_WORTH_COMPILING = 40_000
+"""States from which on compiling the byte level, some 10 s, is made up for."""
 _STREAMS = 64
 """Programs generated at once: their keys and values, about 4 MB each, stay in memory."""
 
@@ -82,6 +87,9 @@ class ByteModelStepper:
         self.model = model.eval()
         self.dtype = dtype
         self.device = next(model.parameters()).device
+        self._predict: Predict = self.model.predict
+        # States that `verify` was ever asked about.
+        self._asked = 0
         # The prefix that the last call of `step` has read, and the session that holds it.
         self._session: Session | None = None
         self._memory: Bytes = np.empty(0, np.uint8)
@@ -177,40 +185,99 @@ class ByteModelStepper:
 
     def verify(self, cases: Sequence[Case]) -> Iterator[tuple[int, Predictions]]:
         """All steps in parallel, each from the trace itself (see `lockstep.Verifier`)."""
-        most = _PATCHES_PER_BATCH[self.device.type]
-        for indexes in _batches([len(case.records) for case in cases], most):
-            sequences = [trace_patches(cases[i].memory, cases[i].records) for i in indexes]
-            # The targets are records 1..n and the end, sequence after sequence.
-            batch = collate(sequences, FIRST_STATE + 1)
-            said, expected_p, predicted_p = self._answers(batch.patches_BPS, batch.targets_N)
-            start = 0
-            for index in indexes:
-                stop = start + len(cases[index].records)
-                yield (
-                    index,
-                    Predictions(said[start:stop], expected_p[start:stop], predicted_p[start:stop]),
-                )
-                start = stop
+        self._asked += sum(len(case.records) for case in cases)
+        if self._asked >= _WORTH_COMPILING and self._predict == self.model.predict:
+            self._predict = self._compiled()
+        lengths = [len(case.records) for case in cases]
+        batches = list(_batches(lengths, _PATCHES_PER_BATCH[self.device.type]))
+        order = list(itertools.chain.from_iterable(batches))
+        told = (self._read([cases[index] for index in batch]) for batch in batches)
+        passes = _recut(told, itertools.repeat(_STATES_PER_PASS[self.device.type]))
+        answers = _recut(map(self._answers, passes), (lengths[index] for index in order))
+        for index, rows in zip(order, answers, strict=True):
+            yield index, Predictions(*(row.numpy() for row in rows))
 
     @torch.inference_mode()
-    def _answers(
-        self, patches_BPS: torch.Tensor, targets_N: torch.Tensor
-    ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _read(self, cases: Sequence[Case]) -> Rows:
+        """Of each state that follows a record, and of the end: its tokens, and what the byte level
+        is told (`Conditions`); a row each, case after case."""
+        batch = collate(
+            [trace_patches(case.memory, case.records) for case in cases], FIRST_STATE + 1
+        )
+        patches_BPS, targets_N = batch.patches_BPS.to(self.device), batch.targets_N.to(self.device)
+        with self._autocast():
+            told = self.model.read(patches_BPS).at(targets_N - 1)
+        return (
+            patches_BPS.flatten(0, 1)[targets_N],
+            *(rows for rows in told if rows is not None),
+        )
+
+    @torch.inference_mode()
+    def _answers(self, rows: Rows) -> Rows:
         """Most probable tokens, the probability of the expected ones, and of these: all (N, S)."""
-        patches_BPS, targets_N = patches_BPS.to(self.device), targets_N.to(self.device)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits_NSV = self.model(patches_BPS, targets_N)
-        logits_NSV = logits_NSV.float()
+        expected_NS, features_NC, previous_NS, *found = rows
+        told = Conditions(features_NC, previous_NS, found[0] if found else None)
+        with self._autocast():
+            logits_NSV = self._predict(told, expected_NS).float()
         best_NS, said_NS = logits_NSV.max(-1)
-        expected_NS = patches_BPS.flatten(0, 1)[targets_N]
         wanted_NS = logits_NSV.gather(-1, expected_NS[..., None])[..., 0]
         # Two probabilities of each 257: cheaper than all of them.
         total_NS = logits_NSV.logsumexp(-1)
         return (
-            said_NS.to("cpu", torch.int16).numpy(),
-            (wanted_NS - total_NS).exp().cpu().numpy(),
-            (best_NS - total_NS).exp().cpu().numpy(),
+            said_NS.to("cpu", torch.int16),
+            (wanted_NS - total_NS).exp().cpu(),
+            (best_NS - total_NS).exp().cpu(),
         )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _compiled(self) -> Predict:
+        """The byte level, compiled at its first call if that is possible here."""
+        plain, size = self.model.predict, _STATES_PER_PASS["cpu"]
+        if self.device.type != "cpu" or shutil.which("gcc") is None:
+            return plain
+        compiled = torch.compile(plain, dynamic=False)
+
+        def predict(conditions: Conditions, patches_NS: torch.Tensor) -> torch.Tensor:
+            count = len(patches_NS)
+            if 2 * count < size:
+                return plain(conditions, patches_NS)
+            if count < size:
+                # One shape for all calls, since each shape would be compiled by itself.
+                rows_N = torch.arange(size).clamp(max=count - 1)
+                conditions, patches_NS = conditions.at(rows_N), patches_NS[rows_N]
+            try:
+                return compiled(conditions, patches_NS)[:count]
+            except torch._dynamo.exc.TorchDynamoException:
+                # A compiler that does not work: everything is as right without it.
+                self._predict = plain
+                return plain(conditions, patches_NS)[:count]
+
+        return predict
+
+
+Predict = Callable[[Conditions, torch.Tensor], torch.Tensor]
+Rows = tuple[torch.Tensor, ...]
+"""Tensors with equally many rows, one a state."""
+
+
+@torch.inference_mode()
+def _recut(parts: Iterable[Rows], sizes: Iterable[int]) -> Iterator[Rows]:
+    """The rows of all parts in lots of `sizes` rows, until there are none."""
+    source = iter(parts)
+    held: list[Rows] = []
+    for size in sizes:
+        while sum(len(part[0]) for part in held) < size:
+            part = next(source, None)
+            if part is None:
+                break
+            held.append(part)
+        if not held:
+            return
+        rows = held[0] if len(held) == 1 else tuple(map(torch.cat, zip(*held, strict=True)))
+        yield tuple(column[:size] for column in rows)
+        held = [tuple(column[size:] for column in rows)] if len(rows[0]) > size else []
 
 
 def _start(memory: Bytes) -> Patches:

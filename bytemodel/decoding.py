@@ -28,7 +28,7 @@ class DecodingLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.shape[:-1].numel()
         plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-        if rows not in _FEW_ROWS or not plain or torch.is_autocast_enabled("cpu"):
+        if not plain or torch.is_autocast_enabled("cpu") or rows not in _FEW_ROWS:
             return F.linear(x, self.weight, self.bias)
         columns = x.reshape(rows, -1).t()
         if self.bias is None:
