@@ -483,7 +483,8 @@ def _of_unknown_bytes(
     price[rows, reading.results[rows]] = bits_of_result
     # An end that comes, or does not, is one fact and not sixteen.
     price[ends] = _ANY_BYTE / STATE_SIZE
-    cost = np.where(explained, price, reading.cost)
+    # To say that a byte is wrong never costs more than to leave it unexplained.
+    cost = np.where(explained, np.minimum(price, reading.cost), reading.cost)
 
     def left() -> _Reading:
         return replace(
@@ -523,7 +524,7 @@ def _swapped_opcodes(
     opcodes, counts = np.unique(reading.opcodes[rows], return_counts=True)
     opcode = int(opcodes[counts.argmax()])
     others = reading.impossible & (reading.opcodes != opcode)[:, None]
-    least = _PRIOR["swap-opcode"] + UNEXPLAINED * int(others.sum())
+    least = _PRIOR["swap-opcode"] + float(reading.cost[others].sum())
     if least >= to_beat:
         return []
     relabelled: dict[int, Case] = {}

@@ -27,6 +27,7 @@ from cpusim.faults import (
     StuckBit,
     SwappedOpcode,
     every_fault,
+    faulty_table,
     inject,
     parse_fault,
     run_faulty,
@@ -35,6 +36,7 @@ from cpusim.isa import (
     ACC,
     FIELDS,
     FIRST_REGISTER,
+    IR,
     ISA,
     MEMORY_SIZE,
     PC,
@@ -43,7 +45,7 @@ from cpusim.isa import (
 )
 from cpusim.lockstep import END_TOKEN, Case, OracleStepper, Predictions, record
 from cpusim.programs import generate
-from cpusim.reference import run
+from cpusim.reference import execute, fetch, run
 from tests.certain import CertainModel
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -249,6 +251,32 @@ def test_an_instruction_that_goes_wrong_in_no_known_way_is_blamed_all_the_same()
     made = diagnosis(case_of(PROGRAM, records[:7], ends=False))
     assert [(r.step, r.fields) for r in made.impossible] == [(6, (8,))]
     assert made.suspects[0].blames == "ADD"
+
+
+def spoilt(memory: bytes, step: int, faults: Sequence[Fault] = ()) -> Case:
+    """A machine that goes on from a record in which ACC and all registers are garbage."""
+    before = run_faulty(memory, START, faults).records[: step + 1]
+    wrong = bytes(b ^ 0x55 if f in FIELDS_OF_RESULTS else b for f, b in enumerate(before[-1]))
+    isa = faulty_table(faults)
+    records = [*before[:-1], wrong]
+    while (executed := isa.decode(records[-1][IR : IR + 4]))[0].halts is False:
+        records.append(fetch(memory, execute(records[-1], *executed)))
+    return case_of(memory, records)
+
+
+def test_a_record_that_is_garbage_all_over_has_a_suspect_too() -> None:
+    memory = assemble("XOR A B\nADD C D\n" * 60 + "HLT")
+    made = diagnosis(spoilt(memory, 50))
+    assert [(r.step, len(r.fields)) for r in made.impossible] == [(50, 11)]
+    assert [(s.blames, s.records) for s in made.suspects] == [("XOR", 1)]
+
+
+def test_a_swapped_opcode_is_found_beside_a_record_that_is_garbage() -> None:
+    memory = assemble("XOR A D\nROL C\nXOR D E\nROL F\nXOR G H\nROL C\nNOT A\nINC B\nHLT")
+    swapped = SwappedOpcode("XOR", "ADD")
+    made = diagnosis(spoilt(memory, 8, [swapped]))
+    assert {r.step for r in made.impossible} == {2, 4, 6, 8}
+    assert [s.fault for s in made.suspects] == [swapped, None]
 
 
 # The end of the trace -----------------------------------------------------------------
