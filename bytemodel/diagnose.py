@@ -51,7 +51,6 @@ from cpusim.faults import (
     SwappedOpcode,
 )
 from cpusim.isa import (
-    ACC,
     FIELDS,
     FIRST_REGISTER,
     INSTRUCTION_SIZE,
@@ -60,7 +59,17 @@ from cpusim.isa import (
     STATE_SIZE,
     IllegalEncoding,
 )
-from cpusim.lockstep import END_TOKEN, Bounded, Case, Predictions, Tokens, Verifier, shortened
+from cpusim.lockstep import (
+    END_TOKEN,
+    FETCH,
+    RESULT_FIELDS,
+    Bounded,
+    Case,
+    Predictions,
+    Tokens,
+    Verifier,
+    shortened,
+)
 
 Bits = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -85,8 +94,6 @@ _ANY_BYTE = 8.0  # bits of a byte that a hypothesis knows to be wrong, but not h
 _ELSEWHERE = 12.0  # the same, in a field that the instruction does not even write
 _MOST_SUSPECTS = 8
 _NOTHING = -1  # no instruction executed, or none that writes
-_RESULTS: Mask = np.array([f == ACC or f >= FIRST_REGISTER for f in range(STATE_SIZE)])
-FETCH = "fetch"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +124,7 @@ class ImpossibleRecord:
     @property
     def wrong_fetch(self) -> bool:
         """Whether PC or IR is impossible, in a record that should be there."""
-        return not self.at_end and any(not _RESULTS[field] for field in self.fields)
+        return not self.at_end and any(not RESULT_FIELDS[field] for field in self.fields)
 
 
 @dataclass(frozen=True)
@@ -456,11 +463,11 @@ def _unknown(reading: _Reading, opcode: int | None) -> _Hypothesis:
     explained = np.zeros_like(reading.impossible)
     if opcode is None:
         # Whatever is in a record that follows no instruction at all counts here too.
-        explained |= ~_RESULTS & ~ends[:, None]
+        explained |= ~RESULT_FIELDS & ~ends[:, None]
         explained |= executed[:, None]
         trials = len(reading.observed)
     else:
-        explained |= executed[:, None] & (_RESULTS | ends[:, None])
+        explained |= executed[:, None] & (RESULT_FIELDS | ends[:, None])
         trials = int(executed.sum())
     explained &= reading.impossible
     prior = _PRIOR_UNKNOWN + _which(trials, int(explained.any(axis=1).sum()))
@@ -517,7 +524,7 @@ def _swapped_opcodes(
 
     Empty if none could cost less than `to_beat` bits.
     """
-    suspicious = reading.impossible & (_RESULTS | reading.ends_wrong[:, None])
+    suspicious = reading.impossible & (RESULT_FIELDS | reading.ends_wrong[:, None])
     rows = np.flatnonzero(suspicious.any(axis=1) & (reading.opcodes != _NOTHING))
     if not len(rows):
         return []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import bytemodel.diagnose
 from bytemodel.cpu import load_stepper, shipped_checkpoint
-from bytemodel.diagnose import FETCH, THRESHOLD, Diagnosis, Suspect, diagnose
+from bytemodel.diagnose import THRESHOLD, Diagnosis, Suspect, diagnose
 from cpusim.assembler import assemble
 from cpusim.faults import (
     BOUNDS,
@@ -43,7 +43,7 @@ from cpusim.isa import (
     STATE_SIZE,
     InstructionSet,
 )
-from cpusim.lockstep import END_TOKEN, Case, OracleStepper, Predictions, record
+from cpusim.lockstep import END_TOKEN, FETCH, Case, OracleStepper, Predictions, record
 from cpusim.programs import generate
 from cpusim.reference import execute, fetch, run
 from tests.certain import CertainModel
