@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,7 +205,7 @@ def train(
     if not outcome.finished:
         raise Interrupted(
             f"stopped and saved at step {outcome.step:,}; go on with:"
-            f" bgpt classify train {data} --out {out} --resume"
+            f" bgpt classify train {shlex.quote(str(data))} --out {shlex.quote(str(out))} --resume"
         )
     classifier = checkpoint.load_classifier(out, device=place).model
     with render.progress("evaluating", "files") as progress:
@@ -313,12 +314,11 @@ def evaluate(
 
     files = find_labelled(data)
     chosen = files if everything else [file for file in files if file.held_out]
+    if not chosen:
+        raise UserError(f"{data}: no file is left to evaluate; use --all or add files")
     loaded, kind = _load(model, device, dtype)
-    try:
-        with render.progress("evaluating", "files") as progress:
-            confusion = evaluate_files(loaded.model, chosen, dtype=kind, progress=progress)
-    except UserError as error:
-        raise UserError(f"{data}: {error}") from None
+    with render.progress("evaluating", "files") as progress:
+        confusion = evaluate_files(loaded.model, chosen, dtype=kind, progress=progress)
     if plot is not None:
         _draw(plot, confusion, force=force)
     if as_json:
