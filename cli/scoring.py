@@ -101,10 +101,7 @@ def score(
         for done, path in enumerate(files):
             progress(done, len(files))
             data = read_bytes(path)
-            try:
-                found = score_file(loaded.model, data, path.suffix, skip=skip, dtype=kind)
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from None
+            found = score_file(loaded.model, data, path.suffix, skip=skip, dtype=kind)
             size = len(found.surprisal)
             row = {
                 "file": str(path),
@@ -182,10 +179,7 @@ def explain(
     from bytemodel.score import score_file
 
     loaded, kind = load_model(model, device, dtype)
-    try:
-        found = score_file(loaded.model, data, file.suffix, dtype=kind)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+    found = score_file(loaded.model, data, file.suffix, dtype=kind)
     size = loaded.config.patch_size
     draw_bits(output, found, data, name=file.name, patch_size=size, force=force)
     click.echo(f"{output}: where the {found.bits:,.1f} bits of {file} go")
