@@ -696,11 +696,11 @@ def test_what_cannot_be_read_is_an_error_and_the_rest_is_verified(tmp_path: Path
     assert (report.files, report.traces, report.records) == (3, 3, 39)
     assert report.errors == [
         f"{empty}: holds no traces (no file below it ends in .bin or .shard)",
-        f"{tmp_path}/missing: cannot be read (no such file or directory)",
+        f"{tmp_path}/missing: no such file; check the name",
         f"{folder}/a.bin: 1,231 bytes is not 1,024 + a multiple of 16; it is truncated or no trace",
         f"{folder}/b.bin: 0 bytes is too short for a trace, which has 1,024 + a multiple of 16,"
         " at least 1,040; it is truncated or no trace",
-        f"{folder}/c.bin: cannot be read (no such file or directory)",
+        f"{folder}/c.bin: no such file; check the name",
         f"{folder}/d.bin: record 0 has PC 1, but every run starts with PC and IR at 0;"
         " it is damaged or no trace",
     ]
