@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -348,6 +349,19 @@ def test_workers_end_with_their_killed_maker(tmp_path: Path) -> None:
     killed(out, "files", workers=2, at=0)
     generate_set(out, **SMALL, layout="files")
     assert files(out) == straight(tmp_path / "straight", **SMALL, layout="files")[0]
+
+
+def test_a_worker_that_is_killed_is_told_of_and_the_set_can_be_completed(tmp_path: Path) -> None:
+    def kill_workers(_done: int, _total: int) -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="out: a worker process was ended from outside") as caught:
+        generate_set(out, **SMALL, workers=2, progress=kill_workers)
+    assert "fewer workers goes on where this one stopped" in str(caught.value)
+    generate_set(out, **SMALL)
+    assert files(out) == straight(tmp_path / "straight", **SMALL)[0]
 
 
 @pytest.mark.parametrize("stray", [".set.json.abc.tmp", "train/.00000.shard.abc.tmp"])
