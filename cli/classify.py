@@ -22,7 +22,7 @@ from cli.options import (
     json_option,
 )
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, read_bytes, refuse_existing
+from cpusim.files import atomic_write, read_bytes, refuse_unwritable
 
 if TYPE_CHECKING:
     import torch
@@ -307,7 +307,7 @@ def evaluate(
       bgpt classify eval data --model runs/kinds --json
     """
     if plot is not None:
-        refuse_existing(plot, force=force)
+        refuse_unwritable(plot, force=force)
     from bytemodel.classify import evaluate_files
     from bytemodel.labelled import find_labelled
     from cli import render

@@ -22,7 +22,7 @@ from cpusim.assembler import disassemble_word
 from cpusim.conformance import BINARY_FORMS, LISTED, PAIRS, Report, WrongCase, case_count, check
 from cpusim.conformance import export as export_traces
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, refuse_existing
+from cpusim.files import atomic_write, refuse_existing, refuse_unwritable
 from cpusim.isa import FIELDS, SLOTS
 from cpusim.lockstep import END_TOKEN, StepperError, Tokens
 
@@ -150,15 +150,15 @@ def conformance(
         else:
             with atomic_write(json_file, force=force) as file:
                 file.write(text.encode())
+    console = render.stdout()
+    if not to_stdout:
+        for line in _report_lines(report, what, seconds):
+            console.print(line)
     if not no_plots:
         title = f"{report.candidate}: {what}"
         with render.progress("drawing", "heat maps") as progress:
             heatmaps.draw(report, title, plots, force=force, progress=progress)
-    if not to_stdout:
-        console = render.stdout()
-        for line in _report_lines(report, what, seconds):
-            console.print(line)
-        if not no_plots:
+        if not to_stdout:
             console.print(f"heat maps: {plots / heatmaps.OVERVIEW} and one of each form beside it")
     if interrupted:
         raise Interrupted(f"interrupted: the report is about {report.programs:,} programs only")
@@ -169,12 +169,11 @@ def conformance(
 def _refuse(json_file: Path | None, plots: Path | None, force: bool) -> None:
     """Refuse before the check what could not be written after it."""
     if json_file is not None:
-        refuse_existing(json_file, force=force)
-        if not json_file.parent.is_dir():
-            raise UserError(f"{json_file}: the folder {json_file.parent} does not exist; create it")
+        refuse_unwritable(json_file, force=force)
     if plots is not None:
-        if plots.exists() and not plots.is_dir():
-            raise UserError(f"{plots}: is a file where a folder is expected; name another")
+        there = next(folder for folder in (plots, *plots.parents) if folder.exists())
+        if not there.is_dir():
+            raise UserError(f"{there}: is a file where a folder is expected; name another")
         for name in heatmaps.file_names():
             refuse_existing(plots / name, force=force)
 
@@ -182,7 +181,7 @@ def _refuse(json_file: Path | None, plots: Path | None, force: bool) -> None:
 def _export(path: Path, force: bool) -> None:
     from cpusim.sweep import sweep
 
-    refuse_existing(path, force=force)
+    refuse_unwritable(path, force=force)
     with render.progress("exporting", "traces") as progress:
         programs = sweep()
         export_traces(path, programs, force=force, progress=progress)

@@ -18,7 +18,7 @@ from cli.options import (
     model_option,
 )
 from cpusim.errors import UserError
-from cpusim.files import read_bytes, refuse_existing
+from cpusim.files import read_bytes, refuse_unwritable
 
 
 @click.command()
@@ -82,7 +82,7 @@ def score(
     """
     # All files are looked at before the model is loaded, which takes a while.
     if plot is not None:
-        refuse_existing(plot, force=force)
+        refuse_unwritable(plot, force=force)
     for path in files:
         size = len(read_bytes(path, limit=skip))
         if skip and size <= skip:
@@ -173,7 +173,7 @@ def explain(
       bgpt explain trace.bin -o trace.png
       bgpt explain --model runs/text README.md -o readme.png
     """
-    refuse_existing(output, force=force)
+    refuse_unwritable(output, force=force)
     data = read_bytes(file)
     from bytemodel.pictures import draw_bits
     from bytemodel.score import score_file

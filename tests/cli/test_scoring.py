@@ -199,6 +199,13 @@ def test_the_plot_by_position_is_a_picture_and_replaces_none_unasked(
     bgpt(*words, "--force")
 
 
+def test_a_missing_folder_is_noticed_before_anything_is_scored(tmp_path: Path) -> None:
+    out = tmp_path / "none" / "out.png"
+    for words in (["score", TRACES[0], "--plot", out], ["explain", TRACES[0], "-o", out]):
+        sentence = refused(*words, "--model", tmp_path / "none.pt")
+        assert sentence == f"{out}: the folder {out.parent} does not exist; create it"
+
+
 def test_explain_draws_a_picture(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "bits.png"
     words = ["explain", "--model", model, TRACES[0], "-o", out]
