@@ -534,22 +534,16 @@ def _swapped_opcodes(
     least = _PRIOR["swap-opcode"] + float(reading.cost[others].sum())
     if least >= to_beat:
         return []
-    relabelled: dict[int, Case] = {}
-    traps: dict[int, bool] = {}
-    for other in range(len(ISA.instructions)):
-        if other != opcode:
-            new = _relabelled(reading.case, opcode, other)
-            if new is not None:
-                relabelled[other], traps[other] = new
+    relabelled = {
+        other: case
+        for other in range(len(ISA.instructions))
+        if other != opcode and (case := _relabelled(reading.case, opcode, other))
+    }
     found = []
     chosen = list(relabelled)
     for place, predictions in model.verify([relabelled[other] for other in chosen]):
         other = chosen[place]
         new_reading = _read(relabelled[other], predictions, threshold)
-        if traps[other]:
-            # The machine stops where it meets an illegal instruction.
-            new_reading.cost[-1] = 0.0
-            new_reading.impossible[-1] = False
         for suspect in accepted:
             new_reading = _granted(new_reading, suspect)
         found.append(_swapped(reading, new_reading, opcode, other))
@@ -558,33 +552,34 @@ def _swapped_opcodes(
 
 def _swapped(reading: _Reading, new: _Reading, opcode: int, other: int) -> _Hypothesis:
     names = ISA.instructions[opcode].name, ISA.instructions[other].name
-    explained = reading.impossible.any(axis=1) & ~new.impossible.any(axis=1)
+    explained = reading.impossible.any(axis=1)
+    explained[: len(new.impossible)] &= ~new.impossible.any(axis=1)
     bits = _PRIOR["swap-opcode"] + new.total
     suspect = Suspect(SwappedOpcode(*names), names[0], int(explained.sum()), bits)
     return _Hypothesis(suspect, lambda: new)
 
 
-def _relabelled(case: Case, opcode: int, other: int) -> tuple[Case, bool] | None:
-    """The trace of the program that has `other` in place of `opcode`, and whether it ends in an
-    illegal instruction that way; None if the machine could not have gone on where it did.
+def _relabelled(case: Case, opcode: int, other: int) -> Case | None:
+    """The trace of the program that has `other` in place of `opcode`; None if the machine could
+    not have gone on where it did.
 
     `other` must have a form for the operands wherever `opcode` executed, except in the last
-    record, where the machine stops.
+    record: there the machine stops, and no end is to be expected.
     """
     memory, records = case.memory.copy(), case.records.copy()
     words = memory.reshape(-1, INSTRUCTION_SIZE)
     for slot in np.flatnonzero(words[:, 0] == opcode):
         if _is_instruction(bytes([other, *words[slot, 1:]])):
             words[slot, 0] = other
-    trapped = False
+    ends = case.ends
     for step in np.flatnonzero(records[1:, IR] == opcode) + 1:
         if _is_instruction(bytes([other, *records[step, IR + 1 : IR + INSTRUCTION_SIZE]])):
             records[step, IR] = other
-        elif step == len(records) - 1 and case.ends:
-            trapped = True
+        elif step == len(records) - 1 and ends:
+            ends = False
         else:
             return None
-    return replace(case, memory=memory, records=records), trapped
+    return replace(case, memory=memory, records=records, ends=ends)
 
 
 @lru_cache(maxsize=1 << 14)

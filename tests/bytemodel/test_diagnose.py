@@ -244,6 +244,15 @@ def test_two_faults_are_both_suspects() -> None:
     assert {suspect.fault for suspect in made.suspects} == set(faults)
 
 
+def test_two_swapped_opcodes_are_named_where_the_first_one_stops_the_machine() -> None:
+    # MUL A is done as NOT A; MUL A B C cannot be done as NOT.
+    memory = assemble("MUL A\nXOR B C\nMUL D\nMUL E\nXOR F G\nMUL H\nMUL A B C\nHLT")
+    faults = [parse_fault("swap-opcode:MUL=NOT"), parse_fault("swap-opcode:XOR=ADD")]
+    made = of_program(*faults, memory=memory)
+    assert made.impossible[-1].at_end
+    assert [suspect.fault for suspect in made.suspects] == faults
+
+
 def test_an_instruction_that_goes_wrong_in_no_known_way_is_blamed_all_the_same() -> None:
     records = list(run(PROGRAM, START).records)
     for step in range(6, len(records)):  # C after ADD A B C, by three bits
