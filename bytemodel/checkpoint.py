@@ -236,7 +236,6 @@ def save_step(run: Path, step: int, model: Trainable, **content: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     marker = path.with_suffix(".json")
-    marker.unlink(missing_ok=True)
     save(path, model, force=True, **content)
     with atomic_write(marker, force=True) as file:
         record = {"step": step, "size": path.stat().st_size, "sha256": file_hash(path)}

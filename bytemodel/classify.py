@@ -134,7 +134,7 @@ def evaluate_files(
     Raises `UserError` for no files, and for a label that the classifier does not know.
     """
     if not files:
-        raise UserError("no file is left to evaluate; use --all or add files")
+        raise UserError("there are no files to evaluate; give at least one")
     places = {label: place for place, label in enumerate(classifier.labels)}
     for file in files:
         if file.label not in places:
@@ -164,7 +164,8 @@ def plot(run: Path) -> None:
         steps = [record["step"] for record in chosen]
         upper.plot(steps, [record["loss"] for record in chosen], label=kind, **style)
         lower.plot(steps, [100 * record["accuracy"] for record in chosen], label=kind, **style)
-    upper.set(title=run.name, ylabel="cross-entropy, nats a file")
+    upper.set(ylabel="cross-entropy, nats a file")
+    upper.set_title(run.name.encode(errors="backslashreplace").decode(), parse_math=False)
     upper.set_ylim(bottom=0)
     lower.set(xlabel="step", ylabel="files with the right label, %", ylim=(-2, 102))
     for axes in (upper, lower):

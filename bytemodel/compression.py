@@ -49,7 +49,6 @@ from bytemodel.score import predict_sequence
 from cpusim.errors import UserError
 
 MAGIC, VERSION = b"bgpt", 1
-SUFFIX = ".bgpt"
 _FIXED = struct.Struct("<4sBB8s4s8s")
 _STREAMS = (64, 32, 16, 8, 4, 2)
 _TOLERANCE = 1.01

@@ -51,7 +51,6 @@ from cpusim.faults import (
     SwappedOpcode,
 )
 from cpusim.isa import (
-    ACC,
     FIELDS,
     FIRST_REGISTER,
     INSTRUCTION_SIZE,
@@ -60,7 +59,17 @@ from cpusim.isa import (
     STATE_SIZE,
     IllegalEncoding,
 )
-from cpusim.lockstep import END_TOKEN, Bounded, Case, Predictions, Tokens, Verifier, shortened
+from cpusim.lockstep import (
+    END_TOKEN,
+    FETCH,
+    RESULT_FIELDS,
+    Bounded,
+    Case,
+    Predictions,
+    Tokens,
+    Verifier,
+    shortened,
+)
 
 Bits = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -85,8 +94,6 @@ _ANY_BYTE = 8.0  # bits of a byte that a hypothesis knows to be wrong, but not h
 _ELSEWHERE = 12.0  # the same, in a field that the instruction does not even write
 _MOST_SUSPECTS = 8
 _NOTHING = -1  # no instruction executed, or none that writes
-_RESULTS: Mask = np.array([f == ACC or f >= FIRST_REGISTER for f in range(STATE_SIZE)])
-FETCH = "fetch"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +124,7 @@ class ImpossibleRecord:
     @property
     def wrong_fetch(self) -> bool:
         """Whether PC or IR is impossible, in a record that should be there."""
-        return not self.at_end and any(not _RESULTS[field] for field in self.fields)
+        return not self.at_end and any(not RESULT_FIELDS[field] for field in self.fields)
 
 
 @dataclass(frozen=True)
@@ -456,11 +463,11 @@ def _unknown(reading: _Reading, opcode: int | None) -> _Hypothesis:
     explained = np.zeros_like(reading.impossible)
     if opcode is None:
         # Whatever is in a record that follows no instruction at all counts here too.
-        explained |= ~_RESULTS & ~ends[:, None]
+        explained |= ~RESULT_FIELDS & ~ends[:, None]
         explained |= executed[:, None]
         trials = len(reading.observed)
     else:
-        explained |= executed[:, None] & (_RESULTS | ends[:, None])
+        explained |= executed[:, None] & (RESULT_FIELDS | ends[:, None])
         trials = int(executed.sum())
     explained &= reading.impossible
     prior = _PRIOR_UNKNOWN + _which(trials, int(explained.any(axis=1).sum()))
@@ -483,7 +490,8 @@ def _of_unknown_bytes(
     price[rows, reading.results[rows]] = bits_of_result
     # An end that comes, or does not, is one fact and not sixteen.
     price[ends] = _ANY_BYTE / STATE_SIZE
-    cost = np.where(explained, price, reading.cost)
+    # To say that a byte is wrong never costs more than to leave it unexplained.
+    cost = np.where(explained, np.minimum(price, reading.cost), reading.cost)
 
     def left() -> _Reading:
         return replace(
@@ -516,32 +524,26 @@ def _swapped_opcodes(
 
     Empty if none could cost less than `to_beat` bits.
     """
-    suspicious = reading.impossible & (_RESULTS | reading.ends_wrong[:, None])
+    suspicious = reading.impossible & (RESULT_FIELDS | reading.ends_wrong[:, None])
     rows = np.flatnonzero(suspicious.any(axis=1) & (reading.opcodes != _NOTHING))
     if not len(rows):
         return []
     opcodes, counts = np.unique(reading.opcodes[rows], return_counts=True)
     opcode = int(opcodes[counts.argmax()])
     others = reading.impossible & (reading.opcodes != opcode)[:, None]
-    least = _PRIOR["swap-opcode"] + UNEXPLAINED * int(others.sum())
+    least = _PRIOR["swap-opcode"] + float(reading.cost[others].sum())
     if least >= to_beat:
         return []
-    relabelled: dict[int, Case] = {}
-    traps: dict[int, bool] = {}
-    for other in range(len(ISA.instructions)):
-        if other != opcode:
-            new = _relabelled(reading.case, opcode, other)
-            if new is not None:
-                relabelled[other], traps[other] = new
+    relabelled = {
+        other: case
+        for other in range(len(ISA.instructions))
+        if other != opcode and (case := _relabelled(reading.case, opcode, other))
+    }
     found = []
     chosen = list(relabelled)
     for place, predictions in model.verify([relabelled[other] for other in chosen]):
         other = chosen[place]
         new_reading = _read(relabelled[other], predictions, threshold)
-        if traps[other]:
-            # The machine stops where it meets an illegal instruction.
-            new_reading.cost[-1] = 0.0
-            new_reading.impossible[-1] = False
         for suspect in accepted:
             new_reading = _granted(new_reading, suspect)
         found.append(_swapped(reading, new_reading, opcode, other))
@@ -550,33 +552,34 @@ def _swapped_opcodes(
 
 def _swapped(reading: _Reading, new: _Reading, opcode: int, other: int) -> _Hypothesis:
     names = ISA.instructions[opcode].name, ISA.instructions[other].name
-    explained = reading.impossible.any(axis=1) & ~new.impossible.any(axis=1)
+    explained = reading.impossible.any(axis=1)
+    explained[: len(new.impossible)] &= ~new.impossible.any(axis=1)
     bits = _PRIOR["swap-opcode"] + new.total
     suspect = Suspect(SwappedOpcode(*names), names[0], int(explained.sum()), bits)
     return _Hypothesis(suspect, lambda: new)
 
 
-def _relabelled(case: Case, opcode: int, other: int) -> tuple[Case, bool] | None:
-    """The trace of the program that has `other` in place of `opcode`, and whether it ends in an
-    illegal instruction that way; None if the machine could not have gone on where it did.
+def _relabelled(case: Case, opcode: int, other: int) -> Case | None:
+    """The trace of the program that has `other` in place of `opcode`; None if the machine could
+    not have gone on where it did.
 
     `other` must have a form for the operands wherever `opcode` executed, except in the last
-    record, where the machine stops.
+    record: there the machine stops, and no end is to be expected.
     """
     memory, records = case.memory.copy(), case.records.copy()
     words = memory.reshape(-1, INSTRUCTION_SIZE)
     for slot in np.flatnonzero(words[:, 0] == opcode):
         if _is_instruction(bytes([other, *words[slot, 1:]])):
             words[slot, 0] = other
-    trapped = False
+    ends = case.ends
     for step in np.flatnonzero(records[1:, IR] == opcode) + 1:
         if _is_instruction(bytes([other, *records[step, IR + 1 : IR + INSTRUCTION_SIZE]])):
             records[step, IR] = other
-        elif step == len(records) - 1 and case.ends:
-            trapped = True
+        elif step == len(records) - 1 and ends:
+            ends = False
         else:
             return None
-    return replace(case, memory=memory, records=records), trapped
+    return replace(case, memory=memory, records=records, ends=ends)
 
 
 @lru_cache(maxsize=1 << 14)

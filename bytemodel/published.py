@@ -80,13 +80,12 @@ def load_published(path: Path) -> Released:
     for name, source, turned in _names(config):
         read.add(source)
         tensor = given.tensor(source)
-        tensor = tensor.t() if turned else tensor
-        if tensor.shape != wanted[name]:
+        shape = tuple(tensor.shape)
+        if (shape[::-1] if turned else shape) != wanted[name]:
             raise CheckpointError(
-                f"{path}: the tensor {source!r} has shape {tuple(given.tensor(source).shape)},"
-                " which does not fit the others"
+                f"{path}: the tensor {source!r} has shape {shape}, which does not fit the others"
             )
-        tensors[name] = tensor.float().contiguous()
+        tensors[name] = (tensor.t() if turned else tensor).float().contiguous()
     if _HEAD in weights and not torch.equal(
         given.tensor(_HEAD).float(), given.tensor(_BYTES).float()
     ):

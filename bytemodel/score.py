@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from bytemodel.model import ByteModel
-from bytemodel.patches import Patches, encode_file, reading_windows
+from bytemodel.patches import Patches, encode_file, fitting_extension, reading_windows
 from cpusim.errors import UserError
 
 TARGETS_AT_ONCE = 512
@@ -118,11 +118,13 @@ def score_file(
 ) -> Score:
     """Score a file's bytes from `skip` on; those before are read as context only.
 
+    An extension that does not fit into a patch is left out, as in compression.
     Raises `UserError` if `skip` is beyond the end.
     """
     if skip and skip >= len(data):
         raise UserError(f"--skip {skip:,} leaves nothing of a file of {len(data):,} bytes to score")
-    patches = encode_file(data, extension, model.config.patch_size)
+    size = model.config.patch_size
+    patches = encode_file(data, fitting_extension(extension, size), size)
     found = predict_sequence(model, patches, dtype)
     flat = Predictions(found.bits.ravel(), found.expected.ravel(), found.confidence.ravel())
     end_bits = float(flat.bits[len(data) :].sum(dtype=np.float64))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from cli.options import (
     json_option,
 )
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, read_bytes, refuse_existing
+from cpusim.files import atomic_write, read_bytes, refuse_unwritable
 
 if TYPE_CHECKING:
     import torch
@@ -205,7 +206,7 @@ def train(
     if not outcome.finished:
         raise Interrupted(
             f"stopped and saved at step {outcome.step:,}; go on with:"
-            f" bgpt classify train {data} --out {out} --resume"
+            f" bgpt classify train {shlex.quote(str(data))} --out {shlex.quote(str(out))} --resume"
         )
     if not leads():
         return
@@ -309,19 +310,18 @@ def evaluate(
       bgpt classify eval data --model runs/kinds --json
     """
     if plot is not None:
-        refuse_existing(plot, force=force)
+        refuse_unwritable(plot, force=force)
     from bytemodel.classify import evaluate_files
     from bytemodel.labelled import find_labelled
     from cli import render
 
     files = find_labelled(data)
     chosen = files if everything else [file for file in files if file.held_out]
+    if not chosen:
+        raise UserError(f"{data}: no file is left to evaluate; use --all or add files")
     loaded, kind = _load(model, device, dtype)
-    try:
-        with render.progress("evaluating", "files") as progress:
-            confusion = evaluate_files(loaded.model, chosen, dtype=kind, progress=progress)
-    except UserError as error:
-        raise UserError(f"{data}: {error}") from None
+    with render.progress("evaluating", "files") as progress:
+        confusion = evaluate_files(loaded.model, chosen, dtype=kind, progress=progress)
     if plot is not None:
         _draw(plot, confusion, force=force)
     if as_json:

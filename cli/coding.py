@@ -8,7 +8,7 @@ import click
 
 from cli.options import FILE, force_option, load_model, model_option
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, read_bytes, refuse_existing
+from cpusim.files import atomic_write, read_bytes, refuse_unwritable
 
 _SUFFIX = ".bgpt"
 
@@ -36,7 +36,7 @@ def compress(model: Path | None, file: Path, output: Path | None, force: bool) -
       bgpt compress --model runs/text README.md
     """
     output = output or file.with_name(file.name + _SUFFIX)
-    refuse_existing(output, force=force)
+    refuse_unwritable(output, force=force)
     data = read_bytes(file)
     from bytemodel import compression
     from cli import render
@@ -70,7 +70,7 @@ def decompress(model: Path | None, file: Path, output: Path | None, force: bool)
         if file.suffix != _SUFFIX or not file.stem.strip("."):
             raise UserError(f"{file}: does not end in {_SUFFIX}; say with -o where to write")
         output = file.with_suffix("")
-    refuse_existing(output, force=force)
+    refuse_unwritable(output, force=force)
     packed = read_bytes(file)
     from bytemodel import compression
     from cli import render

@@ -19,14 +19,21 @@ from rich.text import Text
 from cli import render
 from cpusim.assembler import disassemble_word
 from cpusim.isa import FIELDS, INSTRUCTION_SIZE, IR, ISA, PC
-from cpusim.lockstep import Comparison, Difference, FormTally, Kind, ProgramResult, is_state
+from cpusim.lockstep import (
+    RESULT_FIELDS,
+    Comparison,
+    Difference,
+    FormTally,
+    Kind,
+    ProgramResult,
+    is_state,
+)
 
 Replay = Callable[[ProgramResult], Sequence[str]]
 """The command that shows a program's first difference again, as words."""
 
 _LISTED_PROGRAMS = 20
 _LISTED_STEPS = 8
-_FETCH_FIELDS = {PC, *range(IR, IR + INSTRUCTION_SIZE)}
 
 
 def report_lines(
@@ -55,7 +62,7 @@ def diff_lines(result: ProgramResult, window: int, replay: Sequence[str]) -> Ite
     last = result.from_step + result.checked - 1
     yield Text(f"{case.name}: {difference.kind} at step {step:,} of {last:,}", style=render.WRONG)
     given = f"from step {result.from_step:,} on, " if result.from_step > 1 else ""
-    yield Text(f"free-running: {given}{_count(result.matched, 'step')} before it match")
+    yield Text(f"free-running: {given}{render.count(result.matched, 'step')} before it match")
     first = max(0, step - window)
     records = [record.tobytes() for record in case.records[first:step]]
     if records:
@@ -68,7 +75,7 @@ def diff_lines(result: ProgramResult, window: int, replay: Sequence[str]) -> Ite
     listed = ", ".join(f"{number:,}" for number in wrong[:_LISTED_STEPS])
     more = f" and {len(wrong) - _LISTED_STEPS:,} more" if len(wrong) > _LISTED_STEPS else ""
     yield Text(
-        f"resynchronised: {len(wrong):,} of {_count(result.checked, 'step')} wrong"
+        f"resynchronised: {len(wrong):,} of {render.count(result.checked, 'step')} wrong"
         + (f": {listed}{more}" if wrong else "")
     )
     yield Text(f"replay: {shlex.join(replay)}")
@@ -117,7 +124,7 @@ def executed_text(result: ProgramResult, step: int) -> str:
 def _source(result: ProgramResult, difference: Difference, field: int) -> str:
     """Where the value of a field comes from: a fetch, or what executed in the record before."""
     before = result.case.records[difference.step - 1]
-    if field in _FETCH_FIELDS:
+    if not RESULT_FIELDS[field]:
         if not is_state(difference.expected):
             return "HLT"
         fetched = difference.expected[IR : IR + INSTRUCTION_SIZE].astype(np.uint8).tobytes()
@@ -171,7 +178,7 @@ def form_lines(by_form: Mapping[str, FormTally]) -> Iterator[Text]:
     """Accuracy by executed form, two columns side by side."""
     cells = []
     for name, tally in by_form.items():
-        text = f"{name:<11}{tally.count:>8,}{tally.wrong or '-':>8}"
+        text = f"{name:<11}{tally.count:>8,}{f'{tally.wrong:,}' if tally.wrong else '-':>8}"
         text += f"{percent(tally.count - tally.wrong, tally.count):>10}"
         cells.append(Text(text, style=render.WRONG if tally.wrong else ""))
     head = f"{'executed':<11}{'steps':>8}{'wrong':>8}{'right':>10}"
@@ -190,30 +197,30 @@ def summary_lines(comparison: Comparison, what: str) -> Iterator[Text]:
     yield Text(f"  {what}")
     right = comparison.instructions - comparison.wrong_instructions
     right_bytes = comparison.byte_count - comparison.wrong_bytes
-    yield _figure("exact programs", f"{comparison.exact_programs:,} of {comparison.programs:,}")
+    yield figure("exact programs", f"{comparison.exact_programs:,} of {comparison.programs:,}")
     earliest = comparison.earliest
     if earliest is None or earliest.difference is None:
-        yield _figure("first difference", "none")
+        yield figure("first difference", "none")
     else:
-        yield _figure(
+        yield figure(
             "first difference",
             f"median step {comparison.median_first_difference:,g},"
             f" worst step {earliest.difference.step:,}",
         )
-    yield _figure("instruction accuracy", _share(right, comparison.instructions))
-    yield _figure("byte accuracy", _share(right_bytes, comparison.byte_count))
+    yield figure("instruction accuracy", share(right, comparison.instructions))
+    yield figure("byte accuracy", share(right_bytes, comparison.byte_count))
     if comparison.wrong_instructions:
         tallies = comparison.by_form.values()
-        yield _figure(
+        yield figure(
             "wrong steps",
             f"{comparison.wrong_instructions:,}, in"
-            f" {_count(sum(t.wrong_result for t in tallies), 'result')},"
-            f" {_count(sum(t.wrong_fetch for t in tallies), 'fetch', 'fetches')},"
-            f" {_count(sum(t.wrong_end for t in tallies), 'end')}",
+            f" {render.count(sum(t.wrong_result for t in tallies), 'result')},"
+            f" {render.count(sum(t.wrong_fetch for t in tallies), 'fetch', 'fetches')},"
+            f" {render.count(sum(t.wrong_end for t in tallies), 'end')}",
         )
         by_field = Counter(comparison.by_field).most_common()
         worst = [f"{field} {count:,}" for field, count in by_field if count][:6]
-        yield _figure("most wrong fields", ", ".join(worst))
+        yield figure("most wrong fields", ", ".join(worst))
     yield from caveats(comparison)
     if comparison.agree:
         yield Text("they agree", style="bold green")
@@ -224,34 +231,32 @@ def summary_lines(comparison: Comparison, what: str) -> Iterator[Text]:
 def caveats(comparison: Comparison) -> Iterator[Text]:
     """What the figures leave out, a line each."""
     if comparison.left_out:
-        yield Text(f"not compared, too short: {_count(len(comparison.left_out), 'program')}")
+        yield Text(f"not compared, too short: {render.count(len(comparison.left_out), 'program')}")
     reasons = Counter(
         result.case.open_because for result in comparison.results if not result.case.ends
     )
     for reason, count in reasons.items():
-        yield Text(f"end not checked in {_count(count, 'program')}: {reason}")
+        yield Text(f"end not checked in {render.count(count, 'program')}: {reason}")
     if comparison.unconfirmed:
         yield Text(
-            f"{_count(len(comparison.unconfirmed), 'program')}: running free and verification"
+            f"{render.count(len(comparison.unconfirmed), 'program')}: running free and verification"
             " first differ at other steps (rounding; try --dtype float32)"
         )
 
 
-def _figure(label: str, value: str) -> Text:
+def figure(label: str, value: str) -> Text:
+    """A line of a summary."""
     return Text(f"  {label:<22}{value}")
 
 
-def _share(right: int, total: int) -> str:
+def share(right: int, total: int) -> str:
+    """How many are right, in per cent and in numbers."""
     return f"{percent(right, total):<10}{right:,} of {total:,}"
 
 
 def percent(right: int, total: int) -> str:
     """Rounded down, so that 100 % means all of them."""
     return f"{right * 10_000 // total / 100:.2f} %" if total else "-"
-
-
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def as_json(comparison: Comparison, settings: dict[str, Any], replay: Replay) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from cpusim.assembler import disassemble_word
 from cpusim.conformance import BINARY_FORMS, LISTED, PAIRS, Report, WrongCase, case_count, check
 from cpusim.conformance import export as export_traces
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, refuse_existing
+from cpusim.files import atomic_write, refuse_existing, refuse_unwritable
 from cpusim.isa import FIELDS, SLOTS
-from cpusim.lockstep import END_TOKEN, Tokens
+from cpusim.lockstep import END_TOKEN, StepperError, Tokens
 
 if TYPE_CHECKING:
     from cpusim.programs import Programs
@@ -123,10 +123,17 @@ def conformance(
 
             programs = sweep()
             chosen = min(sample or len(programs.lengths), len(programs.lengths))
-            total = int((programs.lengths[:chosen] + 1).sum())
+            total = case_count(programs, chosen)
             begun = time.monotonic()
             for report in check(peer.stepper, programs, chosen):
                 progress(report.cases, total)
+        except StepperError:
+            if peer.kind != "trace":
+                raise
+            raise UserError(
+                f"{peer.text}: holds other programs than the sweep's; record the ones that"
+                " --export writes"
+            ) from None
         except KeyboardInterrupt:
             if not report.programs:
                 raise
@@ -141,15 +148,15 @@ def conformance(
         else:
             with atomic_write(json_file, force=force) as file:
                 file.write(text.encode())
+    console = render.stdout()
+    if not to_stdout:
+        for line in _report_lines(report, what, seconds):
+            console.print(line)
     if not no_plots:
         title = f"{report.candidate}: {what}"
         with render.progress("drawing", "heat maps") as progress:
             heatmaps.draw(report, title, plots, force=force, progress=progress)
-    if not to_stdout:
-        console = render.stdout()
-        for line in _report_lines(report, what, seconds):
-            console.print(line)
-        if not no_plots:
+        if not to_stdout:
             console.print(f"heat maps: {plots / heatmaps.OVERVIEW} and one of each form beside it")
     if interrupted:
         raise Interrupted(f"interrupted: the report is about {report.programs:,} programs only")
@@ -160,12 +167,11 @@ def conformance(
 def _refuse(json_file: Path | None, plots: Path | None, force: bool) -> None:
     """Refuse before the check what could not be written after it."""
     if json_file is not None:
-        refuse_existing(json_file, force=force)
-        if not json_file.parent.is_dir():
-            raise UserError(f"{json_file}: the folder {json_file.parent} does not exist; create it")
+        refuse_unwritable(json_file, force=force)
     if plots is not None:
-        if plots.exists() and not plots.is_dir():
-            raise UserError(f"{plots}: is a file where a folder is expected; name another")
+        there = next(folder for folder in (plots, *plots.parents) if folder.exists())
+        if not there.is_dir():
+            raise UserError(f"{there}: is a file where a folder is expected; name another")
         for name in heatmaps.file_names():
             refuse_existing(plots / name, force=force)
 
@@ -173,7 +179,7 @@ def _refuse(json_file: Path | None, plots: Path | None, force: bool) -> None:
 def _export(path: Path, force: bool) -> None:
     from cpusim.sweep import sweep
 
-    refuse_existing(path, force=force)
+    refuse_unwritable(path, force=force)
     with render.progress("exporting", "traces") as progress:
         programs = sweep()
         export_traces(path, programs, force=force, progress=progress)
@@ -202,23 +208,23 @@ def _report_lines(report: Report, what: str, seconds: float) -> Iterator[Text]:
     yield Text(report.candidate, style="bold")
     yield Text(f"  {what}")
     rate = report.cases / max(seconds, 1e-9)
-    yield Text(f"  {'time':<22}{seconds:,.0f} s, {rate:,.0f} cases/s")
-    yield _share("cases right", report.cases - report.wrong, report.cases)
+    yield view.figure("time", f"{seconds:,.0f} s, {rate:,.0f} cases/s")
+    yield view.figure("cases right", view.share(report.cases - report.wrong, report.cases))
     pairs = [report.pairs(form) for form in BINARY_FORMS]
     checked, wrong = (sum(counts) for counts in zip(*pairs, strict=True))
-    yield _share("operand pairs right", checked - wrong, checked)
+    yield view.figure("operand pairs right", view.share(checked - wrong, checked))
     if checked < PAIRS * len(BINARY_FORMS):
-        yield Text(f"  {'pairs not checked':<22}{PAIRS * len(BINARY_FORMS) - checked:,}")
+        yield view.figure("pairs not checked", f"{PAIRS * len(BINARY_FORMS) - checked:,}")
     for label, counts in (("slots fetched from", report.slots), ("lengths", report.lengths)):
-        yield Text(f"  {label:<22}{int((counts[0] > 0).sum())} of {SLOTS}")
+        yield view.figure(label, f"{int((counts[0] > 0).sum())} of {SLOTS}")
     if report.wrong:
         tallies = report.by_form.values()
         for kind in ("result", "fetch", "end"):
             count = sum(getattr(tally, f"wrong_{kind}") for tally in tallies)
-            yield Text(f"  {f'with a wrong {kind}':<22}{count:,}")
+            yield view.figure(f"with a wrong {kind}", f"{count:,}")
         fields = Counter(dict(zip(FIELDS, report.by_field.tolist(), strict=True))).most_common(3)
         worst = ", ".join(f"{field} {count:,}" for field, count in fields if count)
-        yield Text(f"  {'most wrong fields':<22}{worst}")
+        yield view.figure("most wrong fields", worst)
     if report.cut:
         yield Text(f"{report.cut:,} programs are longer than it can follow: their ends unchecked")
     if report.wrong:
@@ -227,12 +233,8 @@ def _report_lines(report: Report, what: str, seconds: float) -> Iterator[Text]:
         yield Text("nothing is wrong", style="bold green")
 
 
-def _share(label: str, right: int, total: int) -> Text:
-    return Text(f"  {label:<22}{view.percent(right, total):<10}{right:,} of {total:,}")
-
-
 def _spread(cases: tuple[WrongCase, ...], most: int) -> list[WrongCase]:
-    """At most so many, of as many forms as there are, in table order."""
+    """At most so many, of as many forms as there are: the first one of each, then the second."""
     turn: Counter[str] = Counter()
     turns = []
     for case in cases:

@@ -216,7 +216,7 @@ def _strip_parts(debugger: Debugger, width: int) -> tuple[str, int, str]:
     if wrong is None:
         tail = f"  {_THINKING}"
     elif wrong:
-        tail = f"  {_count(len(wrong), 'step')} wrong"
+        tail = f"  {render.count(len(wrong), 'step')} wrong"
     else:
         tail = "  all right" if timeline.horizon == timeline.last else "  right so far"
     return head, max(width - len(head) - len(tail), 1), tail
@@ -255,7 +255,7 @@ def _verdict(debugger: Debugger, answer: Answer | None) -> Text:
     if expected is None:
         return Text(f"STOPPED, {case.open_because}; --max-steps allows more")
     halted = np.array_equal(expected, END)
-    before = f"HALTED after {_count(debugger.position, 'step')}: " if halted else ""
+    before = f"HALTED after {render.count(debugger.position, 'step')}: " if halted else ""
     fields = () if answer is None else differing(expected, answer)
     text = f"{'≠ ' if fields else ''}{before}{_compared(expected, answer, fields)}"
     return Text(text, style=render.WRONG if fields else "")
@@ -286,7 +286,7 @@ def _compared(expected: Tokens, answer: Answer | None, fields: tuple[int, ...]) 
     if len(others) > 1:
         text += f" and {len(others) - 1} more"
     verb = "differ" if others else "differs"
-    return f"{_count(len(fields), 'byte')} {verb}: {text}"
+    return f"{render.count(len(fields), 'byte')} {verb}: {text}"
 
 
 def trail(debugger: Debugger, lines: int) -> Text:
@@ -299,7 +299,3 @@ def trail(debugger: Debugger, lines: int) -> Text:
     shown = [heading, *rows[-max(lines - 1, 1) :]]
     shown[-1] = Text("> ").append_text(shown[-1])
     return Text("\n").join([Text("  ").append_text(line) for line in shown[:-1]] + shown[-1:])
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -16,7 +16,7 @@ from cli import render
 from cli.options import DTYPES, FILE, cpu_model_option
 from cli.peers import model_stepper, recordings
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, refuse_existing
+from cpusim.files import atomic_write, refuse_unwritable
 from cpusim.lockstep import Case
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def diagnose(
     to_stdout = json_file == Path("-")
     outputs = [path for path in (plot, None if to_stdout else json_file) if path is not None]
     for output in outputs:
-        refuse_existing(output, force=force)
-        if not output.parent.is_dir():
-            raise UserError(f"{output}: the folder {output.parent} does not exist; create it")
+        refuse_unwritable(output, force=force)
     if plot is not None and plot == json_file:
         raise UserError(f"{plot}: --plot and --json name the same file; give each its own")
     # The end of a recording is part of what the machine did.

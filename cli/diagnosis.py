@@ -15,8 +15,8 @@ from rich.text import Text
 from bytemodel.diagnose import Diagnosis, ImpossibleRecord, Suspect
 from cli import render
 from cpusim.assembler import disassemble_word
-from cpusim.isa import FIELDS, FIRST_REGISTER, IR, PC
-from cpusim.lockstep import END_TOKEN
+from cpusim.isa import FIELDS
+from cpusim.lockstep import END_TOKEN, FETCH, RESULT_FIELDS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,6 @@ _LISTED = 16  # impossible bytes of a trace
 _LISTED_TRACES = 20
 _STRIP = 64  # records a line
 _AS_GOOD = 0.5  # bits
-_FETCHED = {PC, *range(IR, FIRST_REGISTER)}
 
 
 def report_lines(diagnosis: Diagnosis) -> Iterator[Text]:
@@ -35,13 +34,14 @@ def report_lines(diagnosis: Diagnosis) -> Iterator[Text]:
         step, field, bits = diagnosis.largest
         where = f" (record {step:,}, {FIELDS[field]})" if step else ""
         yield Text(
-            f"{name}: healthy, {_count(steps, 'record')}, at most {bits:.1f} bits a byte{where}",
+            f"{name}: healthy, {render.count(steps, 'record')}, at most {bits:.1f} bits a byte"
+            f"{where}",
             style="green",
         )
     else:
         wrong = len(diagnosis.impossible)
         yield Text(
-            f"{name}: faulty, {wrong:,} of {_count(steps, 'record')} impossible",
+            f"{name}: faulty, {wrong:,} of {render.count(steps, 'record')} impossible",
             style=render.WRONG,
         )
         yield from _byte_lines(diagnosis)
@@ -65,7 +65,8 @@ def _byte_lines(diagnosis: Diagnosis) -> Iterator[Text]:
 def _rows(record: ImpossibleRecord) -> Iterator[Text]:
     for field in (0,) if record.at_end else record.fields:
         observed, expected = int(record.observed[field]), int(record.expected[field])
-        after = "(fetch)" if field in _FETCHED and not record.at_end else executed_text(record)
+        made_by_result = record.at_end or RESULT_FIELDS[field]
+        after = executed_text(record) if made_by_result else "(fetch)"
         if record.at_end:
             shown = ["end" if token == END_TOKEN else "a state" for token in (observed, expected)]
         else:
@@ -110,7 +111,7 @@ def _blame_lines(diagnosis: Diagnosis) -> Iterator[Text]:
     for number, suspect in enumerate(diagnosis.suspects):
         line = Text("also:   " if number else "blamed: ")
         line.append(suspect.in_words, style=render.WRONG)
-        line.append(f"; explains {_count(suspect.records, 'record')}")
+        line.append(f"; explains {render.count(suspect.records, 'record')}")
         yield line
         if suspect.fault is not None:
             trace, fault = shlex.quote(diagnosis.case.name), suspect.fault
@@ -157,7 +158,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
         if first is None
         else {
             "record": first.step,
-            "blames": "fetch" if first.wrong_fetch else executed_text(first),
+            "blames": FETCH if first.wrong_fetch else executed_text(first),
         },
         "suspects": [_suspect_json(suspect) for suspect in diagnosis.suspects],
         "impossible": [_record_json(record) for record in diagnosis.impossible],
@@ -234,7 +235,3 @@ def _title(diagnosis: Diagnosis) -> str:
     # A file name holds any bytes at all; fonts do not.
     name = diagnosis.case.name.encode(errors="backslashreplace").decode()
     return f"{name}: {diagnosis.suspects[0].in_words if diagnosis.faulty else 'healthy'}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -48,6 +48,8 @@ def draw(
 ) -> None:
     """Write all pictures; `title`: what was checked. Raises `UserError` like `atomic_write`."""
     folder.mkdir(parents=True, exist_ok=True)
+    # It names a file, which may hold any bytes at all; fonts do not.
+    title = title.encode(errors="backslashreplace").decode()
     names = file_names()
     for done, (name, figure) in enumerate(zip(names, _figures(report, title), strict=True)):
         progress(done, len(names))
@@ -109,7 +111,7 @@ def _overview(report: Report, title: str) -> Figure:
     left, right = lower.subplots(1, 2)
     _draw_slots(left, report, "")
     _draw_lengths(right, report, "")
-    figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
+    figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left", parse_math=False)
     _add_legend(figure)
     return figure
 
@@ -127,7 +129,7 @@ def _large(
     if painter in (_draw_pairs, _draw_places):
         _name(axes, form, report)
         _add_legend(figure)
-    figure.suptitle(title, fontsize=11, color=_QUIET, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=11, color=_QUIET, x=0.01, ha="left", parse_math=False)
     return figure
 
 

@@ -116,6 +116,8 @@ def recordings(path: Path) -> Iterator[Case]:
     if path.is_file() and is_shard(path):
         shard = open_shard(path)
         shard.check()
+        if not len(shard):
+            raise UserError(f"{path}: the shard holds no traces; name another")
         for index in range(len(shard)):
             yield recording(f"{path}[{index}]", shard.trace(index))
     else:

@@ -80,6 +80,11 @@ def progress(doing: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield update
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 step`, `2,000 steps`; `plural` where an s is not enough."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def instruction_text(record: bytes, isa: InstructionSet = ISA) -> Text:
     """The instruction in a record's IR; four hexadecimal bytes if it is none."""
     word = record[IR : IR + INSTRUCTION_SIZE]

@@ -18,7 +18,7 @@ from cli.options import (
     model_option,
 )
 from cpusim.errors import UserError
-from cpusim.files import read_bytes, refuse_existing
+from cpusim.files import read_bytes, refuse_unwritable
 
 
 @click.command()
@@ -82,7 +82,7 @@ def score(
     """
     # All files are looked at before the model is loaded, which takes a while.
     if plot is not None:
-        refuse_existing(plot, force=force)
+        refuse_unwritable(plot, force=force)
     for path in files:
         size = len(read_bytes(path, limit=skip))
         if skip and size <= skip:
@@ -101,10 +101,7 @@ def score(
         for done, path in enumerate(files):
             progress(done, len(files))
             data = read_bytes(path)
-            try:
-                found = score_file(loaded.model, data, path.suffix, skip=skip, dtype=kind)
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from None
+            found = score_file(loaded.model, data, path.suffix, skip=skip, dtype=kind)
             size = len(found.surprisal)
             row = {
                 "file": str(path),
@@ -176,16 +173,13 @@ def explain(
       bgpt explain trace.bin -o trace.png
       bgpt explain --model runs/text README.md -o readme.png
     """
-    refuse_existing(output, force=force)
+    refuse_unwritable(output, force=force)
     data = read_bytes(file)
     from bytemodel.pictures import draw_bits
     from bytemodel.score import score_file
 
     loaded, kind = load_model(model, device, dtype)
-    try:
-        found = score_file(loaded.model, data, file.suffix, dtype=kind)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+    found = score_file(loaded.model, data, file.suffix, dtype=kind)
     size = loaded.config.patch_size
     draw_bits(output, found, data, name=file.name, patch_size=size, force=force)
     click.echo(f"{output}: where the {found.bits:,.1f} bits of {file} go")

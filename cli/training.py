@@ -299,8 +299,9 @@ class _Display:
 
 
 def percent(share: float) -> str:
-    """A share as per cent, never rounded up to all of it."""
-    return f"{math.floor(share * 10_000) / 100:.2f}%"
+    """A share as per cent, rounded down, so that 100% means all of it."""
+    # 57 of 100 times 10,000 is a hair less than 5,700.
+    return f"{math.floor(round(share * 10_000, 6)) / 100:.2f}%"
 
 
 _BYTES = (

@@ -22,8 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cpusim.isa import (
-    ACC,
-    FIELDS,
     FIRST_REGISTER,
     INSTRUCTION_SIZE,
     IR,
@@ -33,6 +31,7 @@ from cpusim.isa import (
     SLOTS,
     STATE_SIZE,
     Place,
+    source_field,
     variant_name,
 )
 from cpusim.lockstep import (
@@ -177,9 +176,10 @@ def check(candidate: Stepper, programs: Programs, count: int | None = None) -> I
         yield report
 
 
-def case_count(programs: Programs) -> int:
-    """The cases of these programs: every record but the first, and every end."""
-    return int((programs.lengths + 1).sum())
+def case_count(programs: Programs, count: int | None = None) -> int:
+    """The cases of the first `count` programs (default: all): every record but a program's first,
+    and every end."""
+    return int((programs.lengths[:count] + 1).sum())
 
 
 def traces(programs: Programs, first: int, last: int) -> list[Case]:
@@ -305,14 +305,5 @@ def _anatomy(word: int) -> tuple[int, int, int, int, int]:
     code = word.to_bytes(INSTRUCTION_SIZE, "little")
     name = variant_name(*(variant := ISA.decode(code)))
     form = variant[1]
-    offsets = {Place.ACC: ACC, Place.IMMEDIATE: IR + 1} | {
-        place: FIRST_REGISTER - 1 + operand
-        for place, operand in zip((Place.X, Place.Y, Place.Z), code[1:], strict=True)
-    }
-    a, b, dest = (offsets.get(place, PC) for place in (form.a, form.b, form.dest))
+    a, b, dest = (source_field(code, place) or PC for place in (form.a, form.b, form.dest))
     return FORMS.index(name), name in BINARY_FORMS, a, b, dest if b == PC else b
-
-
-def fields_of(tokens: Tokens, other: Tokens) -> dict[str, int]:
-    """The tokens that differ from `other`, by field."""
-    return {name: int(t) for name, t, o in zip(FIELDS, tokens, other, strict=True) if t != o}

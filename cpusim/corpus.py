@@ -20,7 +20,7 @@ from cpusim.assembler import disassemble, disassemble_word
 from cpusim.errors import UserError
 from cpusim.failures import Failure
 from cpusim.files import atomic_write, describe_os_error
-from cpusim.isa import ACC, FIELDS, FIRST_REGISTER, STATE_SIZE
+from cpusim.isa import FIELDS, VALUE_FIELDS
 from cpusim.loader import load_program
 from cpusim.lockstep import END_TOKEN, NO_TOKEN, Case, Tokens
 from cpusim.trace import TRACE_SUFFIX, instance_hashes, write_trace
@@ -106,7 +106,7 @@ def _one_line(text: str) -> str:
 
 def _first_values(failure: Failure) -> str:
     state = failure.case.records[0]
-    values = [f"{FIELDS[n]} {state[n]}" for n in (ACC, *range(FIRST_REGISTER, STATE_SIZE))]
+    values = [f"{FIELDS[n]} {state[n]}" for n in VALUE_FIELDS]
     set_values = [value for value in values if not value.endswith(" 0")]
     return f"starts with {', '.join(set_values)}" if set_values else "starts with all values 0"
 

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
@@ -374,7 +375,8 @@ def generate_set(
     goes on where it stopped. Every file appears under its name whole or not at all.
 
     Raises `UserError` for impossible parameters, if `out` holds anything else and `force` is
-    not set, or if it cannot be written. KeyboardInterrupt passes after workers have stopped.
+    not set, if it cannot be written, or if a worker is killed. KeyboardInterrupt passes after
+    workers have stopped.
     """
     if count < 0 or test_count < 0 or count + test_count == 0:
         raise UserError(f"a set of {count} + {test_count} traces is empty; ask for at least 1")
@@ -392,7 +394,13 @@ def generate_set(
         for part, size in zip(PARTS, (count, test_count), strict=True)
         for first in range(0, size, _SHARD_TRACES)
     ]
-    done = _do_all(tasks, workers, progress)
+    try:
+        done = _do_all(tasks, workers, progress)
+    except BrokenProcessPool:
+        raise UserError(
+            f"{out}: a worker process was ended from outside, perhaps for lack of memory; the same"
+            " call with fewer workers goes on where this one stopped"
+        ) from None
     hashes = {
         part: np.concatenate(
             [np.empty(0, np.uint64)]

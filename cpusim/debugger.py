@@ -27,7 +27,7 @@ from enum import StrEnum
 import numpy as np
 
 from cpusim.errors import UserError
-from cpusim.isa import ACC, FIELDS, FIRST_REGISTER, PC, STATE_SIZE
+from cpusim.isa import FIELDS, PC, STATE_SIZE, VALUE_FIELDS
 from cpusim.lockstep import (
     NO_TOKEN,
     Bounded,
@@ -45,7 +45,7 @@ from cpusim.lockstep import (
 )
 from cpusim.reference import DEFAULT_MAX_STEPS
 
-EDITABLE = (ACC, *range(FIRST_REGISTER, STATE_SIZE))
+EDITABLE = VALUE_FIELDS
 """The fields that can be edited; PC and IR come from the program."""
 
 _ORACLE = OracleStepper()

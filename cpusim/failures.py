@@ -30,9 +30,9 @@ import numpy as np
 
 from cpusim.isa import (
     ACC,
-    FIRST_REGISTER,
     ISA,
     PC,
+    VALUE_FIELDS,
     Place,
     place_field,
 )
@@ -123,7 +123,8 @@ def failures(result: ProgramResult) -> list[Failure]:
         free = first is not None and first.step == step
         # The first difference is what it says on its own output, `said` what it says token by
         # token; they differ where a state is mixed with the end.
-        said = first.predicted if free and first is not None else result.said[step - 1]
+        answer = result.said[step - result.from_step]
+        said = first.predicted if free and first is not None else answer
         found.append(Failure(_bucket(case, step, said), case, step, said, free))
     return found
 
@@ -138,7 +139,7 @@ def _bucket(case: Case, step: int, said: Tokens) -> Bucket:
         return Bucket(form, Field.END)
     if np.any((said < 0) | (said >= END_TOKEN)):
         return Bucket(FETCH, Field.END)
-    values = {field for field in wrong if field == ACC or field >= FIRST_REGISTER}
+    values = wrong.intersection(VALUE_FIELDS)
     written = values & set(ISA.written(word) if word is not None else ())
     if written:
         return Bucket(form, Field.ACC if ACC in written else Field.TARGET)

@@ -47,6 +47,16 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         raise UserError(f"{path}: already exists; use --force to replace it")
 
 
+def refuse_unwritable(path: Path, *, force: bool) -> None:
+    """Refuse before long work what could not be written after it.
+
+    Raises `UserError` as `refuse_existing` does, and if the folder is missing.
+    """
+    refuse_existing(path, force=force)
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: the folder {path.parent} does not exist; create it")
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path, *, force: bool = False, durable: bool = True) -> Iterator[IO[bytes]]:
     """Write to a temporary name beside `path`, then rename.

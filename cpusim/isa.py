@@ -25,6 +25,8 @@ STATE_SIZE = 16
 # Byte offsets in a state record.
 PC, ACC, IR, FIRST_REGISTER = 0, 1, 2, 6
 FIELDS = ("PC", "ACC", "IR0", "IR1", "IR2", "IR3", *REGISTERS)
+VALUE_FIELDS = (ACC, *range(FIRST_REGISTER, STATE_SIZE))
+"""The fields that instructions compute, ACC and the registers; a fetch sets the others."""
 
 
 class Operand(StrEnum):
@@ -181,6 +183,12 @@ def place_field(word: bytes, place: Place) -> int | None:
         return ACC
     operands = dict(zip((Place.X, Place.Y, Place.Z), word[1:], strict=True))
     return FIRST_REGISTER - 1 + operands[place] if place in operands else None
+
+
+def source_field(word: bytes, place: Place) -> int | None:
+    """The field from which an instruction in IR reads a place: as `place_field`, or IR1, where
+    a constant stands."""
+    return IR + 1 if place is Place.IMMEDIATE else place_field(word, place)
 
 
 class IllegalEncoding(ValueError):

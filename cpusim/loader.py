@@ -81,6 +81,8 @@ def load_trace(path: Path) -> Trace:
     if one is None and not (path.is_file() and is_shard(path)):
         return read_trace(path)
     shard = open_shard(one[0] if one else path)
+    if not len(shard):
+        raise UserError(f"{path}: the shard holds no traces; name another")
     if one is None or one[1] >= len(shard):
         raise UserError(
             f"{path}: the shard holds {len(shard):,} traces; name one of them,"

@@ -52,14 +52,13 @@ import numpy.typing as npt
 
 from cpusim.errors import UserError
 from cpusim.isa import (
-    ACC,
     FIELDS,
-    FIRST_REGISTER,
     INSTRUCTION_SIZE,
     IR,
     ISA,
     PC,
     STATE_SIZE,
+    VALUE_FIELDS,
     IllegalEncoding,
     variant_name,
 )
@@ -611,9 +610,7 @@ def form_name(word: bytes | None) -> str:
 
 
 _FORM_ORDER = (FETCH, *(variant_name(*variant) for variant in ISA.variants), ILLEGAL)
-RESULT_FIELDS: npt.NDArray[np.bool_] = np.array(
-    [field == ACC or field >= FIRST_REGISTER for field in range(STATE_SIZE)]
-)
+RESULT_FIELDS: npt.NDArray[np.bool_] = np.isin(np.arange(STATE_SIZE), VALUE_FIELDS)
 """Which tokens the executed instruction answers for: bool[16]; the others are the fetch's."""
 
 

@@ -32,7 +32,6 @@ from typing import TypeVar
 from cpusim.assembler import assemble, program_slots
 from cpusim.failures import Failure
 from cpusim.isa import (
-    ACC,
     FIRST_REGISTER,
     INSTRUCTION_SIZE,
     IR,
@@ -41,6 +40,7 @@ from cpusim.isa import (
     PC,
     REGISTERS,
     STATE_SIZE,
+    VALUE_FIELDS,
     Operand,
 )
 from cpusim.loader import Program
@@ -58,7 +58,6 @@ Proposal = tuple[Program, int]
 T = TypeVar("T")
 _Questions = Generator[Sequence[Program], None, T]
 """Yields batches, whose outcomes are known when it goes on."""
-_VALUE_FIELDS = (ACC, *range(FIRST_REGISTER, STATE_SIZE))
 
 
 class Shrinker:
@@ -99,7 +98,7 @@ class Shrinker:
             yield from self._sweep(len(_words(self.best.program)) - 1, _delete)
             yield from self._improve(_rename)
             yield from self._improve(_only_read)
-            yield from self._sweep(len(_VALUE_FIELDS), _clear)
+            yield from self._sweep(len(VALUE_FIELDS), _clear)
             yield from self._improve(_lower)
 
     def _improve(self, propose: Callable[[Failure], Iterable[Proposal]]) -> _Questions[None]:
@@ -197,7 +196,7 @@ def _bare(failure: Failure) -> Iterator[Proposal]:
     word = failure.case.executed(step)
     state = None if word is None else _state_before(failure, step - 2)
     if word is not None and state is not None:
-        others = {field: 0 for field in _VALUE_FIELDS if field not in ISA.read(word)}
+        others = {field: 0 for field in VALUE_FIELDS if field not in ISA.read(word)}
         yield _program([word], _with(state, others)), 2
     for count in (step - 2, step - 1):
         if 0 <= count < len(words):
@@ -237,7 +236,7 @@ def _delete(failure: Failure, gone: frozenset[int]) -> Proposal:
 
 
 def _clear(failure: Failure, gone: frozenset[int]) -> Proposal:
-    state = _with(failure.program.state, {_VALUE_FIELDS[n]: 0 for n in gone})
+    state = _with(failure.program.state, {VALUE_FIELDS[n]: 0 for n in gone})
     return Program(failure.program.memory, state), failure.step
 
 
@@ -286,14 +285,14 @@ def _only_read(failure: Failure) -> Iterator[Proposal]:
     """No values to start from but those that the failing instruction reads."""
     words, state = _words(failure.program), failure.program.state
     read = ISA.read(failure.case.executed(failure.step) or HALT)
-    others = {field: 0 for field in _VALUE_FIELDS if field not in read}
+    others = {field: 0 for field in VALUE_FIELDS if field not in read}
     yield _program(words, _with(state, others)), failure.step
 
 
 def _lower(failure: Failure) -> Iterator[Proposal]:
     """Lower registers, constants and initial values."""
     words, state = _words(failure.program), failure.program.state
-    for field in _VALUE_FIELDS:
+    for field in VALUE_FIELDS:
         for value in _lower_values(state[field]):
             yield _program(words, _with(state, {field: value})), failure.step
     for slot, word in enumerate(words):

@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cpusim.isa import (
-    ACC,
-    FIRST_REGISTER,
     INSTRUCTION_SIZE,
     IR,
     ISA,
     STATE_SIZE,
     IllegalEncoding,
     Place,
+    source_field,
     variant_name,
 )
 from cpusim.lockstep import ProgramResult
@@ -105,16 +104,8 @@ def _reads(word: int) -> tuple[int, int, int]:
         instruction, form = ISA.decode(encoded)
     except IllegalEncoding:
         return _NO_VARIANT, _ZERO, _ZERO
-    columns = {
-        Place.ACC: ACC,
-        Place.IMMEDIATE: IR + 1,
-        Place.NOWHERE: _ZERO,
-        **{
-            place: FIRST_REGISTER - 1 + byte
-            for place, byte in zip((Place.X, Place.Y, Place.Z), encoded[1:], strict=True)
-        },
-    }
-    return ISA.variants.index((instruction, form)), columns[form.a], columns[form.b]
+    first, second = (source_field(encoded, place) or _ZERO for place in (form.a, form.b))
+    return ISA.variants.index((instruction, form)), first, second
 
 
 @dataclass(frozen=True)

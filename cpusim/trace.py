@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, describe_os_error, read_bytes
+from cpusim.files import atomic_write, read_bytes
 from cpusim.isa import FIELDS, INSTRUCTION_SIZE, IR, MEMORY_SIZE, PC, SLOTS, STATE_SIZE
 
 Bytes = npt.NDArray[np.uint8]
@@ -170,11 +170,7 @@ class Shard:
 
 def is_shard(path: Path) -> bool:
     """Whether a file starts like a shard. Raises `UserError` if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({describe_os_error(error)})") from None
+    return read_bytes(path, limit=len(MAGIC) - 1) == MAGIC
 
 
 def open_shard(path: Path) -> Shard:

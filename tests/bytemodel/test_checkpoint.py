@@ -352,6 +352,21 @@ def test_a_save_that_dies_before_its_marker_loses_nothing(
     assert find_resumable(tmp_path)[0] == good
 
 
+def test_a_save_that_fails_leaves_the_checkpoint_of_the_same_step_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (good,) = fill(tmp_path, 1)
+
+    def disk_full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(UserError, match="cannot be written"):
+        fill(tmp_path, 1)
+    monkeypatch.undo()
+    assert find_resumable(tmp_path) == (good, [])
+
+
 def test_what_a_killed_save_left_behind_is_removed_by_the_next(tmp_path: Path) -> None:
     fill(tmp_path, 1)
     stray = tmp_path / "checkpoints" / ".step-00000002.pt.abc123.tmp"

@@ -21,6 +21,7 @@ from bytemodel.classify import (
     classification,
     evaluate_files,
     loss_and_hits,
+    plot,
     training_config,
 )
 from bytemodel.labelled import BATCH, LabelledSource, find_labelled
@@ -290,6 +291,14 @@ def test_a_classifier_learns_and_its_run_says_how(straight: Path, folder: Path) 
     assert confusion.accuracy > 0.8
 
 
+def test_a_run_of_any_name_is_plotted(straight: Path, tmp_path: Path) -> None:
+    run = tmp_path / "$\\frac$_\udcff"
+    run.mkdir()
+    (run / "metrics.jsonl").write_bytes((straight / "metrics.jsonl").read_bytes())
+    plot(run)
+    assert (run / "training.png").stat().st_size > 0
+
+
 def test_an_interrupted_run_goes_on_to_the_same_weights(
     straight: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -360,5 +369,5 @@ def test_evaluation_refuses_labels_that_the_classifier_lacks(folder: Path) -> No
     files = find_labelled(folder)
     with pytest.raises(UserError, match="'digits' is none that the classifier knows; did you mean"):
         evaluate_files(random_classifier(("digit", "dna")), files)
-    with pytest.raises(UserError, match="no file is left to evaluate"):
+    with pytest.raises(UserError, match="there are no files to evaluate"):
         evaluate_files(random_classifier(), [])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import bytemodel.diagnose
 from bytemodel.cpu import load_stepper, shipped_checkpoint
-from bytemodel.diagnose import FETCH, THRESHOLD, Diagnosis, Suspect, diagnose
+from bytemodel.diagnose import THRESHOLD, Diagnosis, Suspect, diagnose
 from cpusim.assembler import assemble
 from cpusim.faults import (
     BOUNDS,
@@ -27,6 +27,7 @@ from cpusim.faults import (
     StuckBit,
     SwappedOpcode,
     every_fault,
+    faulty_table,
     inject,
     parse_fault,
     run_faulty,
@@ -35,15 +36,16 @@ from cpusim.isa import (
     ACC,
     FIELDS,
     FIRST_REGISTER,
+    IR,
     ISA,
     MEMORY_SIZE,
     PC,
     STATE_SIZE,
     InstructionSet,
 )
-from cpusim.lockstep import END_TOKEN, Case, OracleStepper, Predictions, record
+from cpusim.lockstep import END_TOKEN, FETCH, Case, OracleStepper, Predictions, record
 from cpusim.programs import generate
-from cpusim.reference import run
+from cpusim.reference import execute, fetch, run
 from tests.certain import CertainModel
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -242,6 +244,15 @@ def test_two_faults_are_both_suspects() -> None:
     assert {suspect.fault for suspect in made.suspects} == set(faults)
 
 
+def test_two_swapped_opcodes_are_named_where_the_first_one_stops_the_machine() -> None:
+    # MUL A is done as NOT A; MUL A B C cannot be done as NOT.
+    memory = assemble("MUL A\nXOR B C\nMUL D\nMUL E\nXOR F G\nMUL H\nMUL A B C\nHLT")
+    faults = [parse_fault("swap-opcode:MUL=NOT"), parse_fault("swap-opcode:XOR=ADD")]
+    made = of_program(*faults, memory=memory)
+    assert made.impossible[-1].at_end
+    assert [suspect.fault for suspect in made.suspects] == faults
+
+
 def test_an_instruction_that_goes_wrong_in_no_known_way_is_blamed_all_the_same() -> None:
     records = list(run(PROGRAM, START).records)
     for step in range(6, len(records)):  # C after ADD A B C, by three bits
@@ -249,6 +260,32 @@ def test_an_instruction_that_goes_wrong_in_no_known_way_is_blamed_all_the_same()
     made = diagnosis(case_of(PROGRAM, records[:7], ends=False))
     assert [(r.step, r.fields) for r in made.impossible] == [(6, (8,))]
     assert made.suspects[0].blames == "ADD"
+
+
+def spoilt(memory: bytes, step: int, faults: Sequence[Fault] = ()) -> Case:
+    """A machine that goes on from a record in which ACC and all registers are garbage."""
+    before = run_faulty(memory, START, faults).records[: step + 1]
+    wrong = bytes(b ^ 0x55 if f in FIELDS_OF_RESULTS else b for f, b in enumerate(before[-1]))
+    isa = faulty_table(faults)
+    records = [*before[:-1], wrong]
+    while (executed := isa.decode(records[-1][IR : IR + 4]))[0].halts is False:
+        records.append(fetch(memory, execute(records[-1], *executed)))
+    return case_of(memory, records)
+
+
+def test_a_record_that_is_garbage_all_over_has_a_suspect_too() -> None:
+    memory = assemble("XOR A B\nADD C D\n" * 60 + "HLT")
+    made = diagnosis(spoilt(memory, 50))
+    assert [(r.step, len(r.fields)) for r in made.impossible] == [(50, 11)]
+    assert [(s.blames, s.records) for s in made.suspects] == [("XOR", 1)]
+
+
+def test_a_swapped_opcode_is_found_beside_a_record_that_is_garbage() -> None:
+    memory = assemble("XOR A D\nROL C\nXOR D E\nROL F\nXOR G H\nROL C\nNOT A\nINC B\nHLT")
+    swapped = SwappedOpcode("XOR", "ADD")
+    made = diagnosis(spoilt(memory, 8, [swapped]))
+    assert {r.step for r in made.impossible} == {2, 4, 6, 8}
+    assert [s.fault for s in made.suspects] == [swapped, None]
 
 
 # The end of the trace -----------------------------------------------------------------

@@ -197,6 +197,10 @@ CHANGES: dict[str, tuple[Callable[[Content], object], str]] = {
         lambda c: c["model"].update({QKV: c["model"][QKV].T}),
         rf"the tensor '{QKV}' has shape \(384, 128\), which does not fit",
     ),
+    "a matrix with a dimension too many": (
+        lambda c: c["model"].update({QKV: c["model"][QKV][None]}),
+        rf"the tensor '{QKV}' has shape \(1, 128, 384\), which does not fit",
+    ),
     "a flat embedding": (
         lambda c: c["model"].update({EMBEDDING: torch.zeros(9)}),
         f"the tensor '{EMBEDDING}' is missing or damaged",

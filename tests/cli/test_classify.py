@@ -14,6 +14,7 @@ from PIL import Image
 from bytemodel import checkpoint
 from bytemodel.labelled import find_labelled
 from bytemodel.train import read_config
+from cli.training import percent
 from tests.bytemodel.models import random_model
 from tests.bytemodel.test_classify import random_classifier, write_files
 from tests.cli.calls import bgpt, command, refused
@@ -140,6 +141,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(folder: Path, model: Path, tmp_path:
         f"; go on with: bgpt classify train {folder} --out {out} --resume"
     )
     assert checkpoint.find_resumable(out)[0] is not None
+
+
+def test_a_share_is_rounded_down_and_no_further() -> None:
+    for total in range(1, 300):
+        for right in range(total + 1):
+            hundredths = 10_000 * right // total
+            assert percent(right / total) == f"{hundredths // 100}.{hundredths % 100:02}%"
+    assert percent(1 - 1e-8) == "99.99%"
 
 
 def test_random_weights_of_a_preset_can_be_the_beginning(folder: Path, tmp_path: Path) -> None:

@@ -90,6 +90,13 @@ def test_nothing_is_replaced_without_force(model: Path, file: Path, tmp_path: Pa
     assert out.read_bytes().startswith(b"bgpt")
 
 
+def test_a_missing_folder_is_noticed_before_the_work_is_done(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "none" / "out"
+    for name in ("compress", "decompress"):
+        sentence = refused(name, "--model", tmp_path / "none.pt", file, "-o", out)
+        assert sentence == f"{out}: the folder {out.parent} does not exist; create it"
+
+
 def test_a_damaged_file_and_a_wrong_model_are_refused_and_nothing_is_written(
     model: Path, file: Path, tmp_path: Path
 ) -> None:

@@ -133,6 +133,15 @@ def test_a_whole_shard_or_one_of_its_traces_can_be_read(tmp_path: Path) -> None:
     assert diagnose(single, f"{path}[0]").stdout == "2 traces: 0 faulty, 2 healthy\n"
 
 
+def test_a_shard_without_traces_is_no_healthy_machine(tmp_path: Path) -> None:
+    path = tmp_path / "none.shard"
+    with write_shard(path):
+        pass
+    for name in (path, f"{path}[0]"):
+        told = diagnose(name, code=2).stderr
+        assert told == f"{name}: the shard holds no traces; name another\n"
+
+
 def test_json_holds_the_surprisal_of_every_byte_and_the_suspects(tmp_path: Path) -> None:
     path = trace(tmp_path / "t.bin", "off-by-one:ADD=+1")
     report = json.loads(diagnose(path, "--json", "-", code=1).stdout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -348,6 +349,19 @@ def test_workers_end_with_their_killed_maker(tmp_path: Path) -> None:
     killed(out, "files", workers=2, at=0)
     generate_set(out, **SMALL, layout="files")
     assert files(out) == straight(tmp_path / "straight", **SMALL, layout="files")[0]
+
+
+def test_a_worker_that_is_killed_is_told_of_and_the_set_can_be_completed(tmp_path: Path) -> None:
+    def kill_workers(_done: int, _total: int) -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="out: a worker process was ended from outside") as caught:
+        generate_set(out, **SMALL, workers=2, progress=kill_workers)
+    assert "fewer workers goes on where this one stopped" in str(caught.value)
+    generate_set(out, **SMALL)
+    assert files(out) == straight(tmp_path / "straight", **SMALL)[0]
 
 
 @pytest.mark.parametrize("stray", [".set.json.abc.tmp", "train/.00000.shard.abc.tmp"])
@@ -696,11 +710,11 @@ def test_what_cannot_be_read_is_an_error_and_the_rest_is_verified(tmp_path: Path
     assert (report.files, report.traces, report.records) == (3, 3, 39)
     assert report.errors == [
         f"{empty}: holds no traces (no file below it ends in .bin or .shard)",
-        f"{tmp_path}/missing: cannot be read (no such file or directory)",
+        f"{tmp_path}/missing: no such file; check the name",
         f"{folder}/a.bin: 1,231 bytes is not 1,024 + a multiple of 16; it is truncated or no trace",
         f"{folder}/b.bin: 0 bytes is too short for a trace, which has 1,024 + a multiple of 16,"
         " at least 1,040; it is truncated or no trace",
-        f"{folder}/c.bin: cannot be read (no such file or directory)",
+        f"{folder}/c.bin: no such file; check the name",
         f"{folder}/d.bin: record 0 has PC 1, but every run starts with PC and IR at 0;"
         " it is damaged or no trace",
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cpusim.failures import Bucket, Field, failures
 from cpusim.isa import ACC, IR, PC
-from cpusim.lockstep import END, END_TOKEN, Bytes, Tokens
+from cpusim.lockstep import END, END_TOKEN, Bytes, Tokens, compare
 from tests.cpusim.planted import NOTHING, Fault, Planted, place, results
 
 A, B, C = map(place, (1, 2, 3))
@@ -75,6 +77,16 @@ def test_only_the_first_wrong_step_of_a_program_is_one_when_running_free() -> No
         "HLT, END",
     ]
     assert found[1].predicted.tolist() != found[1].expected.tolist()
+
+
+def test_a_failure_is_the_same_where_the_steps_before_it_were_not_checked() -> None:
+    faulty = Planted((changed(2, A), changed(3, C)))
+    (result,) = results([(PROGRAM, range(1, 12))], faulty)
+    _, whole = failures(result)
+    (later,) = compare([result.case], faulty, from_step=3).results
+    (found,) = failures(replace(later, difference=None))
+    assert (found.step, found.bucket) == (whole.step, whole.bucket)
+    assert found.predicted.tolist() == whole.predicted.tolist()
 
 
 def test_failures_of_the_same_way_share_bucket_saturation_and_a_second_operand_of_zero() -> None:

@@ -420,9 +420,9 @@ def test_a_shard_of_a_later_version_is_refused_with_both_versions(shard_path: Pa
 def test_a_shard_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
     assert "no such file" in assert_refused(tmp_path / "no.shard")
     assert "is a directory" in assert_refused(tmp_path)
-    for missing in (tmp_path / "no.shard", tmp_path):
-        with pytest.raises(UserError, match="cannot be read"):
-            is_shard(missing)
+    for path, told in ((tmp_path / "no.shard", "no such file"), (tmp_path, "is a directory")):
+        with pytest.raises(UserError, match=told):
+            is_shard(path)
 
 
 def test_a_shard_whose_writing_fails_leaves_nothing(tmp_path: Path) -> None:
