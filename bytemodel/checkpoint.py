@@ -162,8 +162,10 @@ def load_any(
     try:
         with torch.device("meta"):
             expected = {key: tensor.shape for key, tensor in build().state_dict().items()}
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: holds no usable model configuration ({error})") from None
+    except (RuntimeError, TypeError):
+        raise CheckpointError(
+            f"{path}: holds no usable model configuration (its sizes are beyond any memory)"
+        ) from None
     for name, shape in expected.items():
         tensor = weights.get(name)
         if not is_whole(tensor):

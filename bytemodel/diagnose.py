@@ -552,7 +552,7 @@ def _swapped_opcodes(
 
 def _swapped(reading: _Reading, new: _Reading, opcode: int, other: int) -> _Hypothesis:
     names = ISA.instructions[opcode].name, ISA.instructions[other].name
-    explained = reading.impossible.any(axis=1)
+    explained: Mask = np.any(reading.impossible, axis=1)
     explained[: len(new.impossible)] &= ~new.impossible.any(axis=1)
     bits = _PRIOR["swap-opcode"] + new.total
     suspect = Suspect(SwappedOpcode(*names), names[0], int(explained.sum()), bits)

@@ -601,9 +601,11 @@ def export(
     """Write every trace of a shard, or of all shards below a folder, to a `.bin` file of its own.
 
     The folders below `source` are kept, the shards of a folder are numbered through. Returns
-    the number of files. Raises `UserError` if a shard is damaged, or a file exists
+    the number of files. Raises `UserError` if there is none, a shard is damaged, or a file exists
     (unless `force`) or cannot be written.
     """
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder; check the name")
     paths = [source] if source.is_file() else sorted(source.rglob(f"*{SHARD_SUFFIX}"))
     if not paths:
         raise UserError(f"{source}: holds no shards (no file below it ends in {SHARD_SUFFIX})")

@@ -221,6 +221,10 @@ CHANGES: dict[str, tuple[Callable[[Content], object], str]] = {
         lambda c: c["config"].update(patch_width=1 << 40),
         "no usable model configuration",
     ),
+    "a size that takes more than 64 bits": (
+        lambda c: c["config"].update(patch_width=1 << 70),
+        r"no usable model configuration \(its sizes are beyond any memory\)$",
+    ),
     "more layers than there is time": (
         lambda c: c["config"].update(patch_layers=1 << 40),
         "holds .* tensors where its configuration has 1,099,511,627,778 layers",

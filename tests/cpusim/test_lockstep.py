@@ -19,10 +19,12 @@ from cpusim.lockstep import (
     FETCH,
     ILLEGAL,
     NO_TOKEN,
+    Bounded,
     Bytes,
     Case,
     Comparison,
     Difference,
+    Guesser,
     Kind,
     NoNextState,
     OracleStepper,
@@ -31,9 +33,11 @@ from cpusim.lockstep import (
     RecordedStepper,
     ReferenceStepper,
     Rollout,
+    Runner,
     Stepper,
     StepperError,
     Tokens,
+    Verifier,
     compare,
     extend,
     record,
@@ -708,11 +712,12 @@ def test_every_word_is_tallied_under_a_form(word: bytes, other: bytes) -> None:
     assert form_name(None) == FETCH
 
 
-def test_the_contract_is_met_by_the_peers_here() -> None:
-    peers: list[Stepper] = [
-        OracleStepper(),
-        ReferenceStepper(),
-        RecordedStepper("r", []),
-        Planted(0, flip()),
-    ]
-    assert [peer.name for peer in peers] == ["oracle", "reference", "r", "planted"]
+def test_the_peers_here_have_the_optional_methods_that_make_them_quick() -> None:
+    peers: dict[Stepper, set[type]] = {
+        OracleStepper(): {Verifier, Runner},
+        ReferenceStepper(): {Verifier},
+        RecordedStepper("r", []): {Verifier},
+    }
+    for peer, wanted in peers.items():
+        found = {kind for kind in (Verifier, Runner, Guesser, Bounded) if isinstance(peer, kind)}
+        assert found == wanted, peer.name

@@ -492,6 +492,8 @@ def test_export_refuses_what_it_would_overwrite_unless_forced(
 def test_export_refuses_damage_and_what_holds_no_shard(shard_path: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
+    with pytest.raises(UserError, match=r"none: no such file or folder; check the name"):
+        export(tmp_path / "none", tmp_path / "out")
     with pytest.raises(UserError, match=r"empty: holds no shards"):
         export(empty, tmp_path / "out")
     with pytest.raises(UserError, match=r"golden\S*: is no packed shard"):
