@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,7 +129,7 @@ class LabelledSource:
         self._digest = hashlib.sha256(
             b"".join(file.digest + file.label.encode(errors="surrogateescape") for file in files)
         ).hexdigest()
-        self._order = cache(self._shuffled)
+        self._order = lru_cache(maxsize=2)(self._shuffled)
         # One shape for all batches, so that a compiled step is compiled once.
         size = config.patch_size
         longest = max(-(-file.path.stat().st_size // size) + 2 for file in files)

@@ -103,7 +103,9 @@ def plot(run: Path) -> None:
     [lower, *others][-1].set_xlabel("step")
     lower.set(ylabel="share wrong", ylim=(min(0.1, least) / 1.5, 1.6))
     lower.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
-    upper.set(title=run.name, ylabel="bits per byte", yscale="log")
+    # A folder's name is no formula, and may be bytes that are no text.
+    upper.set_title(run.name.encode(errors="backslashreplace").decode(), parse_math=False)
+    upper.set(ylabel="bits per byte", yscale="log")
     if upper.has_data():
         least, most = upper.dataLim.minposy, upper.dataLim.y1
         # A whole decade at least, so that the axis has round numbers on it.

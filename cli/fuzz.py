@@ -196,7 +196,7 @@ class _Display:
     def found(self, example: Example) -> None:
         if example.new:
             name = example.path.with_suffix(ASSEMBLY_SUFFIX)
-            size = _count(example.length, "instruction")
+            size = render.count(example.length, "instruction")
             self._bar.console.print(f"{example.failure.bucket}: {name}, {size}")
 
 
@@ -217,7 +217,7 @@ def _report_lines(report: Report, out: Path, options: Sequence[str]) -> Iterator
     yield Text(f"{report.candidate} against oracle", style="bold")
     seconds = f"{report.seconds:,.1f} s"
     yield Text(
-        f"  {_count(report.programs, 'program')} and {_count(report.steps, 'step')} searched,"
+        f"  {render.count(report.programs, 'program')} and {render.count(report.steps, 'step')} searched,"
         f" seed {report.seed}, in {seconds}"
     )
     if report.interrupted:
@@ -233,8 +233,8 @@ def _report_lines(report: Report, out: Path, options: Sequence[str]) -> Iterator
 
 
 def _found(report: Report) -> str:
-    buckets = _count(len(report.tallies), "bucket")
-    return f"{_count(report.wrong_steps, 'wrong step')} in {buckets}"
+    buckets = render.count(len(report.tallies), "bucket")
+    return f"{render.count(report.wrong_steps, 'wrong step')} in {buckets}"
 
 
 def _example_lines(head: str, tally: Tally) -> Iterator[Text]:
@@ -258,7 +258,7 @@ def _known_lines(known: Sequence[Known], out: Path) -> Iterator[Text]:
     fixed = [one for one in known if one.failure is None and one.checked]
     others = len(known) - len(failing) - len(fixed)
     yield Text(
-        f"corpus {out}: {_count(len(known), 'program')} replayed, {len(failing):,} still fail,"
+        f"corpus {out}: {render.count(len(known), 'program')} replayed, {len(failing):,} still fail,"
         f" {len(fixed):,} fixed" + (f", {others:,} not checked" if others else ""),
         style=render.HEADING,
     )
@@ -325,7 +325,3 @@ def _example_json(example: Example) -> dict[str, Any]:
         "found_in": example.found,
         "found_length": example.found_length,
     }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
