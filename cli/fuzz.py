@@ -217,8 +217,8 @@ def _report_lines(report: Report, out: Path, options: Sequence[str]) -> Iterator
     yield Text(f"{report.candidate} against oracle", style="bold")
     seconds = f"{report.seconds:,.1f} s"
     yield Text(
-        f"  {render.count(report.programs, 'program')} and {render.count(report.steps, 'step')} searched,"
-        f" seed {report.seed}, in {seconds}"
+        f"  {render.count(report.programs, 'program')} and"
+        f" {render.count(report.steps, 'step')} searched, seed {report.seed}, in {seconds}"
     )
     if report.interrupted:
         yield Text("  interrupted: what was found is saved as far as it was shrunk")
@@ -258,8 +258,8 @@ def _known_lines(known: Sequence[Known], out: Path) -> Iterator[Text]:
     fixed = [one for one in known if one.failure is None and one.checked]
     others = len(known) - len(failing) - len(fixed)
     yield Text(
-        f"corpus {out}: {render.count(len(known), 'program')} replayed, {len(failing):,} still fail,"
-        f" {len(fixed):,} fixed" + (f", {others:,} not checked" if others else ""),
+        f"corpus {out}: {render.count(len(known), 'program')} replayed,"
+        f" {len(failing):,} still fail, {len(fixed):,} fixed" + (f", {others:,} not checked" if others else ""),
         style=render.HEADING,
     )
     lines = []
