@@ -259,7 +259,8 @@ def _known_lines(known: Sequence[Known], out: Path) -> Iterator[Text]:
     others = len(known) - len(failing) - len(fixed)
     yield Text(
         f"corpus {out}: {render.count(len(known), 'program')} replayed,"
-        f" {len(failing):,} still fail, {len(fixed):,} fixed" + (f", {others:,} not checked" if others else ""),
+        f" {len(failing):,} still fail, {len(fixed):,} fixed"
+        + (f", {others:,} not checked" if others else ""),
         style=render.HEADING,
     )
     lines = []
