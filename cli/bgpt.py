@@ -35,6 +35,8 @@ from cpusim.files import atomic_write, read_bytes, refuse_existing
         "compress": "cli.coding:compress",
         "decompress": "cli.coding:decompress",
         "classify": "cli.classify:classify",
+        "modalities": "cli.media:modalities",
+        "data": "cli.media:data",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
