@@ -1,7 +1,7 @@
 """Where training batches come from: the contract, and collation.
 
-A source is a pure function of the step: it has no state to save, so a resumed run sees
-exactly the batches that a straight run would have seen.
+A source is a function of the step, and, if it learns from the answers, of a state that is saved
+with the weights, so a resumed run sees exactly the batches that a straight run would have seen.
 
 Shape suffixes: B batch, P patches, S patch size, N predicted patches.
 """
@@ -9,7 +9,7 @@ Shape suffixes: B batch, P patches, S patch size, N predicted patches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,29 @@ class Batch(NamedTuple):
         """How many patches its mean loss is a mean of."""
         return len(self.targets_N)
 
+    def share(self, rank: int, ranks: int) -> Batch:
+        """The part of one of several processes."""
+        _, patches_BPS, targets_N = share_targets(self.patches_BPS, self.targets_N, rank, ranks)
+        return Batch(patches_BPS, targets_N, self.weights_S)
+
+
+def share_targets(
+    patches_BPS: Tensor, targets_N: Tensor, rank: int, ranks: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the targets of a batch, in their order in it, one of `ranks` equal parts.
+
+    Returns which those are (int64, of targets_N), the rows that they are in, and their indexes
+    there.
+    """
+    count, length = len(targets_N), patches_BPS.shape[1]
+    order = targets_N.argsort(stable=True)
+    chosen = order[rank * count // ranks : (rank + 1) * count // ranks]
+    targets = targets_N[chosen]
+    if not len(chosen):
+        return chosen, patches_BPS[:1], targets
+    first, last = int(targets[0]) // length, int(targets[-1]) // length
+    return chosen, patches_BPS[first : last + 1], targets - first * length
+
 
 class SizedBatch(Protocol):
     """A tuple of tensors, as the loss of the task takes them."""
@@ -40,6 +63,10 @@ class SizedBatch(Protocol):
     @property
     def size(self) -> int:
         """How many things its mean loss is a mean of."""
+        ...
+
+    def share(self, rank: int, ranks: int) -> SizedBatch:
+        """The part of process `rank` of `ranks`; all together they are the batch."""
         ...
 
     def __iter__(self) -> Iterator[Tensor]: ...
@@ -66,6 +93,23 @@ class Source(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Plain values that say what the data are; equal values mean equal batches."""
+        ...
+
+
+@runtime_checkable
+class AdaptiveSource(Source, Protocol):
+    """A source whose next batches depend on how the model answered the last ones."""
+
+    def note(self, batch: Any, hits: npt.NDArray[np.bool_]) -> None:
+        """Take down which answers of a batch were right, as `hits` of `groups` says."""
+        ...
+
+    def state(self) -> Tensor:
+        """What was taken down."""
+        ...
+
+    def restore(self, state: Tensor) -> None:
+        """Go on from a `state`."""
         ...
 
 

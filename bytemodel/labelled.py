@@ -24,9 +24,10 @@ from torch import Tensor
 
 from bytemodel.classifier import file_patches, window
 from bytemodel.config import ModelConfig
+from bytemodel.folder import is_held_out, scan
 from bytemodel.patches import PAD, Patches
 from cpusim.errors import UserError
-from cpusim.files import read_bytes
+from cpusim.files import describe_os_error, read_bytes
 
 HELD_OUT = 0.2
 """The share of contents that training never sees."""
@@ -45,7 +46,7 @@ class LabelledFile(NamedTuple):
 
     @property
     def held_out(self) -> bool:
-        return int.from_bytes(self.digest[:8], "big") < HELD_OUT * 2**64
+        return is_held_out(self.digest, HELD_OUT)
 
 
 def find_labelled(folder: Path) -> list[LabelledFile]:
@@ -55,11 +56,11 @@ def find_labelled(folder: Path) -> list[LabelledFile]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder of labelled files; check the name")
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part[0] == "." for part in path.relative_to(folder).parts)
-    ]
+
+    def refuse(name: str, error: OSError) -> None:
+        raise UserError(f"{name}: cannot be read ({describe_os_error(error)})")
+
+    paths = [Path(name) for name in scan(folder, refuse)]
     flat = [path for path in paths if path.parent == folder]
     if flat and len(flat) < len(paths):
         raise UserError(
@@ -93,6 +94,11 @@ class LabelledBatch(NamedTuple):
     def size(self) -> int:
         """How many files its mean loss is a mean of."""
         return len(self.labels_B)
+
+    def share(self, rank: int, ranks: int) -> LabelledBatch:
+        """The part of one of several processes."""
+        part = slice(rank * self.size // ranks, (rank + 1) * self.size // ranks)
+        return LabelledBatch(*(tensor[part] for tensor in self))
 
 
 class LabelledSource:

@@ -7,6 +7,7 @@ shape (patches, patch size), values 0..256.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,20 @@ def encode_conversion(
             encode_file(target, target_extension, patch_size),
         ]
     )
+
+
+def reading_windows(first: int, stop: int, longest: int) -> Iterator[tuple[int, int, int]]:
+    """How to read the patches `first` to `stop` of a sequence, each once, `longest` at a time.
+
+    Yields windows as start, first patch to predict, stop. They overlap by half, so that what is
+    predicted has something before it. One that does not start at 0 is read behind the extension
+    patch, in place of its own first.
+    """
+    done, start = first, max(0, first - longest // 2)
+    while done < stop:
+        end = min(start + longest, stop)
+        yield start, done, end
+        done, start = end, end - longest // 2
 
 
 def decode_bytes(patches: Patches) -> bytes:

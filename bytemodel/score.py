@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from bytemodel.model import ByteModel
-from bytemodel.patches import Patches, encode_file
+from bytemodel.patches import Patches, encode_file, reading_windows
 from cpusim.errors import UserError
 
 TARGETS_AT_ONCE = 512
@@ -90,20 +90,14 @@ def predict_patches(
 def predict_sequence(model: ByteModel, patches: Patches, dtype: torch.dtype) -> Predictions:
     """What the model says of each byte behind the first patch of a sequence: arrays (P-1, S).
 
-    A sequence longer than the model reads is cut into windows that overlap by half. One in
-    the middle begins as every file does, with the extension patch.
+    A sequence longer than the model reads is cut into `reading_windows`.
     """
-    longest = model.config.max_patches
     parts = []
-    done, start = 1, 0
-    while done < len(patches):
-        stop = min(start + longest, len(patches))
+    for start, first, stop in reading_windows(1, len(patches), model.config.max_patches):
         window = patches[start:stop]
         if start:
             window = np.concatenate([patches[:1], patches[start + 1 : stop]])
-        targets = np.arange(done - start, stop - start)
-        parts.append(predict_patches(model, window, targets, dtype))
-        done, start = stop, stop - longest // 2
+        parts.append(predict_patches(model, window, np.arange(first, stop) - start, dtype))
     return Predictions(
         np.concatenate([part.bits for part in parts]),
         np.concatenate([part.expected for part in parts]),

@@ -4,8 +4,8 @@ A run folder holds `config.json` (everything resolved), `metrics.jsonl`, `traini
 `checkpoints/` and, at the end, `model.pt` (weights alone, bfloat16).
 
 With `steps`, a run is reproducible bit for bit on the same machine and thread count,
-interrupted or not: batches are a function of the step, and weights, optimizers and the
-position are saved together. With `minutes`, the clock drives the schedule.
+interrupted or not: batches are a function of the step and of the source's state, which is saved
+together with weights, optimizers and the position. With `minutes`, the clock drives the schedule.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import cpusim
 from bytemodel import checkpoint
 from bytemodel.checkpoint import Trainable
 from bytemodel.config import Config, ConfigError, ModelConfig
-from bytemodel.data import SizedBatch, Source
+from bytemodel.data import AdaptiveSource, SizedBatch, Source
 from bytemodel.model import ByteModel
 from cpusim.errors import UserError
 from cpusim.files import atomic_write
@@ -53,7 +53,7 @@ class TrainConfig(Config):
     published_lr: float = 1e-4
     """AdamW, for all of the published family."""
     warmup_steps: int = 50
-    cooldown: float = 0.5
+    cooldown: float = 0.8
     """The last part of the run in which the learning rate falls linearly to zero."""
     clip: float = 1.0
     """Largest norm of the gradient."""
@@ -262,7 +262,7 @@ def train(
                 f"{run}: holds no whole checkpoint, so training starts from the beginning"
             )
         else:
-            step, elapsed_before = _restore(path, model, optimizers, place)
+            step, elapsed_before = _restore(path, model, optimizers, source, place)
             listener.note(f"resumed from {path} at step {step:,}")
     _keep_metrics_until(run, step)
 
@@ -287,6 +287,7 @@ def train(
                 "step": step,
                 "elapsed": elapsed,
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "source": source.state() if isinstance(source, AdaptiveSource) else None,
             },
         )
 
@@ -341,6 +342,8 @@ def train(
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
+            if isinstance(source, AdaptiveSource):
+                source.note(batch, hits.cpu().numpy())
             step += 1
             seen_since_log += batch.size
 
@@ -442,7 +445,11 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def _restore(
-    path: Path, model: Trainable, optimizers: list[torch.optim.Optimizer], device: torch.device
+    path: Path,
+    model: Trainable,
+    optimizers: list[torch.optim.Optimizer],
+    source: Source,
+    device: torch.device,
 ) -> tuple[int, float]:
     """Put a resumable checkpoint's state in place; returns step and elapsed seconds."""
     loaded = checkpoint.load_any(path, device=device)
@@ -451,6 +458,9 @@ def _restore(
     model.load_state_dict(loaded.model.state_dict())
     for optimizer, state in zip(optimizers, loaded.training["optimizers"], strict=True):
         optimizer.load_state_dict(state)
+    known = loaded.training.get("source")
+    if isinstance(source, AdaptiveSource) and known is not None:
+        source.restore(known)
     return loaded.training["step"], loaded.training["elapsed"]
 
 
