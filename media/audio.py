@@ -178,4 +178,5 @@ def _other(data: bytes, path: Path) -> tuple[Samples, int]:
             f"{path}: cannot be read as sound; it is damaged or of another kind, so restore it"
             " or leave it out"
         ) from None
-    return np.nan_to_num(frames.astype(np.float32)), rate
+    found: Samples = np.nan_to_num(frames).astype(np.float32)
+    return found, int(rate)

@@ -53,7 +53,7 @@ class Text:
     recipe: int = 1
 
     def items(self, folder: Path, progress: Progress) -> Iterator[Item | LeftOut]:
-        """Pages of the entries in fortune files (`games/fortunes/*`) and dictionaries (`.dict.dz`)."""
+        """Pages of the entries in fortune files (`games/fortunes/*`) and dictionaries."""
         paths = [
             path
             for path in sorted(folder.rglob("*"))
