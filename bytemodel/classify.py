@@ -17,12 +17,12 @@ from bytemodel.checkpoint import fingerprint
 from bytemodel.classifier import Classifier, classify
 from bytemodel.config import ModelConfig
 from bytemodel.labelled import LabelledFile
+from bytemodel.metrics import read_metrics
 from bytemodel.model import ByteModel
-from bytemodel.train import Task, TrainConfig, read_metrics
+from bytemodel.train import FINE_TUNING, Task, TrainConfig
 from cpusim.errors import UserError, nearest
 from cpusim.files import atomic_write, read_bytes
 
-_FINE_TUNING = {"matrix_lr": 1e-3, "other_lr": 1e-3, "published_lr": 5e-5}
 _SCHEDULE = {"warmup_steps": 20, "evaluate_every": 100, "save_every": 100}
 
 
@@ -64,7 +64,7 @@ def classification(
 
 def training_config(*, fine_tuning: bool, **chosen: Any) -> TrainConfig:
     """How to train a classifier, where `chosen` says nothing else."""
-    rates = _FINE_TUNING if fine_tuning else {}
+    rates = FINE_TUNING if fine_tuning else {}
     return TrainConfig.from_dict({**_SCHEDULE, **rates, **chosen})
 
 

@@ -334,7 +334,7 @@ _SLOTS_A_GROUP = 64
 
 def state_groups(batch: Batch, hits_NS: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
     """Right and all answers: of each form, what it computed; of each part of memory, what was
-    fetched from there; the end."""
+    fetched from there; of each phase of the cycle, all of it."""
     before, is_state = _states_before(batch)
     executed = before[:, IR : IR + INSTRUCTION_SIZE]
     counts: dict[str, tuple[int, int]] = {}
@@ -353,7 +353,9 @@ def state_groups(batch: Batch, hits_NS: npt.NDArray[np.bool_]) -> dict[str, tupl
         inside = (before[:, PC] >= slot) & (before[:, PC] < slot + _SLOTS_A_GROUP)
         name = f"fetch from slots {slot} to {slot + _SLOTS_A_GROUP - 1}"
         count(name, is_state & inside, _FETCHED)
-    count("end", ~is_state, range(STATE_SIZE))
+    count("phase fetch", is_state, _FETCHED)
+    count("phase execute", is_state, _COMPUTED)
+    count("phase end", ~is_state, range(STATE_SIZE))
     return counts
 
 

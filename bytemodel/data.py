@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from bytemodel.patches import PAD, Patches
+from cpusim.errors import UserError
 
 
 class Batch(NamedTuple):
     """`patches_BPS`: int64 tokens, padded with 256. `targets_N`: flat indexes b * P + p of
-    the patches whose bytes are to be predicted, each p >= 1. `weights_S`: how much each byte
-    place of a patch counts in the loss that is minimised (the reported loss weighs all alike)."""
+    the patches whose bytes are to be predicted, ascending, each p >= 1. `weights_S`: how much each
+    byte place of a patch counts in the loss that is minimised (the reported loss weighs all
+    alike)."""
 
     patches_BPS: Tensor
     targets_N: Tensor
@@ -41,20 +43,21 @@ class Batch(NamedTuple):
 
 def share_targets(
     patches_BPS: Tensor, targets_N: Tensor, rank: int, ranks: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the targets of a batch, in their order in it, one of `ranks` equal parts.
+) -> tuple[slice, Tensor, Tensor]:
+    """Of the targets of a batch, which follow its rows, one of `ranks` equal parts.
 
-    Returns which those are (int64, of targets_N), the rows that they are in, and their indexes
-    there.
+    Returns which those are, the rows that they are in, and their indexes there. Raises
+    `UserError` if there are more parts than targets.
     """
     count, length = len(targets_N), patches_BPS.shape[1]
-    order = targets_N.argsort(stable=True)
-    chosen = order[rank * count // ranks : (rank + 1) * count // ranks]
-    targets = targets_N[chosen]
-    if not len(chosen):
-        return chosen, patches_BPS[:1], targets
+    if ranks > count:
+        raise UserError(
+            f"{ranks} processes are more than the {count} patches that a step predicts; start fewer"
+        )
+    part = slice(rank * count // ranks, (rank + 1) * count // ranks)
+    targets = targets_N[part]
     first, last = int(targets[0]) // length, int(targets[-1]) // length
-    return chosen, patches_BPS[first : last + 1], targets - first * length
+    return part, patches_BPS[first : last + 1], targets - first * length
 
 
 class SizedBatch(Protocol):
@@ -143,5 +146,6 @@ def collate(
             targets = np.concatenate(
                 [targets, rng.choice(targets, sample - len(targets), replace=True)]
             )
+        targets.sort()
     weights = torch.tensor(byte_weights) if byte_weights else torch.ones(patches.shape[2])
     return Batch(torch.from_numpy(patches), torch.from_numpy(targets), weights)

@@ -635,8 +635,8 @@ def _first_item(entry: Item | Pair) -> Item:
 
 def _kind(entry: Item | Pair) -> str:
     if isinstance(entry, Pair):
-        return f"{entry.source.extension} -> {entry.target.extension}"
-    return entry.extension or "no extension"
+        return f"kind {entry.source.extension} -> {entry.target.extension}"
+    return f"kind {entry.extension or '(none)'}"
 
 
 def _batch(

@@ -97,6 +97,10 @@ class LabelledBatch(NamedTuple):
 
     def share(self, rank: int, ranks: int) -> LabelledBatch:
         """The part of one of several processes."""
+        if ranks > self.size:
+            raise UserError(
+                f"{ranks} processes are more than the {self.size} files of a step; start fewer"
+            )
         part = slice(rank * self.size // ranks, (rank + 1) * self.size // ranks)
         return LabelledBatch(*(tensor[part] for tensor in self))
 

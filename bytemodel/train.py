@@ -1,7 +1,11 @@
 """The training loop: evaluate, save, step, log, once each.
 
 A run folder holds `config.json` (everything resolved), `metrics.jsonl`, `training.png`,
-`checkpoints/` and, at the end, `model.pt` (weights alone, bfloat16).
+`checkpoints/` and, at the end, `model.pt` (weights alone, bfloat16): the last ones, or, if the
+configuration says so, those that were evaluated best, which are `checkpoints/best.pt` in full.
+
+Started by `torchrun`, several processes train one model (`bytemodel.distributed`): each takes its
+share of the very batches that one alone would take.
 
 With `steps`, a run is reproducible bit for bit on the same machine and thread count,
 interrupted or not: batches are a function of the step and of the source's state, which is saved
@@ -11,6 +15,7 @@ together with weights, optimizers and the position. With `minutes`, the clock dr
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import shutil
@@ -21,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
@@ -32,11 +37,18 @@ from bytemodel import checkpoint
 from bytemodel.checkpoint import Trainable
 from bytemodel.config import Config, ConfigError, ModelConfig
 from bytemodel.data import AdaptiveSource, SizedBatch, Source
+from bytemodel.distributed import Ranks, joined, own_device
+from bytemodel.metrics import plot, read_metrics
 from bytemodel.model import ByteModel
 from cpusim.errors import UserError
 from cpusim.files import atomic_write
 
 Dtype = torch.dtype
+Schedule = Literal["trapezoid", "cosine"]
+Keep = Literal["last", "best"]
+
+FINE_TUNING = {"matrix_lr": 1e-3, "other_lr": 1e-3, "published_lr": 5e-5}
+"""Learning rates for a model that has learned something already."""
 
 
 @dataclass(frozen=True)
@@ -52,30 +64,43 @@ class TrainConfig(Config):
     """AdamW, for the local family's embeddings, norms and head."""
     published_lr: float = 1e-4
     """AdamW, for all of the published family."""
+    schedule: Schedule = "trapezoid"
+    """How the learning rate falls after `warmup_steps`: not at all, then linearly to zero in the
+    last part of the run, `cooldown`; or as half a cosine over all of it."""
     warmup_steps: int = 50
     cooldown: float = 0.8
-    """The last part of the run in which the learning rate falls linearly to zero."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     log_every: int = 10
     evaluate_every: int = 500
     save_every: int = 250
     """The last three in steps."""
+    keep: Keep = "last"
+    """Which weights `model.pt` gets: the last, or those with the least evaluation loss."""
+    patience: int = 0
+    """Stop after so many evaluations in a row that were not the best; 0: never."""
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.minutes > 0):
             raise ConfigError(f"steps {self.steps} and minutes {self.minutes}: give exactly one")
-        for name in ("log_every", "evaluate_every", "save_every"):
+        for name in ("log_every", "evaluate_every", "save_every", "warmup_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"TrainConfig.{name} must be at least 1")
+        for name, kind in (("schedule", Schedule), ("keep", Keep)):
+            if getattr(self, name) not in get_args(kind):
+                choice = " or ".join(map(repr, get_args(kind)))
+                raise ConfigError(f"TrainConfig.{name} is {getattr(self, name)!r}, not {choice}")
 
     def progress(self, step: int, elapsed: float) -> float:
         """How much of the run is over, 0 to 1. `elapsed` in seconds."""
         return min(1.0, step / self.steps if self.steps else elapsed / (60 * self.minutes))
 
     def learning_rate_scale(self, step: int, progress: float) -> float:
-        """Warm-up, constant, then linear to zero."""
-        return min(1.0, (step + 1) / self.warmup_steps, (1 - progress) / self.cooldown)
+        """What the learning rates are multiplied by: from above 0 up to 1, and down to 0."""
+        warm = min(1.0, (step + 1) / self.warmup_steps)
+        if self.schedule == "cosine":
+            return warm * (1 + math.cos(math.pi * progress)) / 2
+        return min(warm, (1 - progress) / self.cooldown)
 
 
 class Listener(Protocol):
@@ -88,12 +113,17 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """`finished` is False after Ctrl-C or SIGTERM; the state is saved either way."""
+    """`finished` is False after Ctrl-C or SIGTERM; the state is saved either way.
+
+    `evaluation`: of the weights in `model.pt`, which are those of step `model_step`. In a process
+    that does not lead it is empty.
+    """
 
     finished: bool
     step: int
     elapsed: float
     evaluation: dict[str, float]
+    model_step: int
 
 
 @dataclass(frozen=True)
@@ -101,9 +131,10 @@ class Task:
     """What a run learns.
 
     `build`: the model before the first step. `loss`: of model and batch: the loss to minimise, the
-    mean loss to report, and which answers are right (bool, a row for each patch or file);
-    `measures` names the figures of the latter two. `rate`: the name of how much is seen a second.
-    `plot`: draws a run folder's `training.png`. `about`: plain values for `config.json`.
+    mean loss to report, and which answers are right (bool, a row for each thing that the batch's
+    size counts); `measures` names the figures of the latter two. `rate`: the name of how much is
+    seen a second. `plot`: draws a run folder's `training.png`. `about`: plain values for
+    `config.json`.
     """
 
     build: Callable[[ModelConfig], Trainable]
@@ -233,9 +264,40 @@ def train(
     a run (without `resume`), holds one of another configuration, or if the loss stops being a
     number.
     """
-    task = task or BYTES
-    place = pick_device(device)
+    place = own_device(pick_device(device))
     kind = pick_dtype(dtype, place)
+    with joined(place) as ranks:
+        return _train(
+            ranks,
+            run,
+            model_config,
+            config,
+            source,
+            listener if ranks.leads else _Nobody(),
+            resume=resume,
+            place=place,
+            kind=kind,
+            compile_model=compile_model,
+            tensorboard=tensorboard,
+            task=task or BYTES,
+        )
+
+
+def _train(
+    ranks: Ranks,
+    run: Path,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    source: Source,
+    listener: Listener,
+    *,
+    resume: bool,
+    place: torch.device,
+    kind: Dtype,
+    compile_model: bool,
+    tensorboard: bool,
+    task: Task,
+) -> Outcome:
     resolved = {
         "model": model_config.to_dict(),
         "training": config.to_dict(),
@@ -246,7 +308,10 @@ def train(
     }
     if task.about:
         resolved["task"] = task.about
-    _claim_folder(run, resolved, resume=resume)
+    ranks.of_leader(lambda: _claim_folder(run, resolved, resume=resume))
+    _refuse_difference(
+        "the first process", ranks.of_leader(lambda: resolved), resolved, "give all the same"
+    )
 
     torch.manual_seed(config.seed)
     model = task.build(model_config).to(place).train()
@@ -254,35 +319,33 @@ def train(
     base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     step, elapsed_before = 0, 0.0
     if resume:
-        path, passed_over = checkpoint.find_resumable(run)
-        for sentence in passed_over:
-            listener.note(sentence)
-        if path is None:
-            listener.note(
-                f"{run}: holds no whole checkpoint, so training starts from the beginning"
-            )
-        else:
-            step, elapsed_before = _restore(path, model, optimizers, source, place)
-            listener.note(f"resumed from {path} at step {step:,}")
-    _keep_metrics_until(run, step)
+        state = ranks.of_leader(lambda: _resumable(run, listener))
+        if state is not None:
+            step, elapsed_before = _restore(state, model, optimizers, source)
+    if ranks.leads:
+        _keep_metrics_until(run, step)
 
     compiled = compile_model and shutil.which("gcc") is not None
     if compile_model and not compiled:
         listener.note("no gcc found, so the model is not compiled and training is slower")
-    forward = _forward(task, compiled)
-    evaluation_batches = list(source.evaluation())
-    writer = _tensorboard_writer(run) if tensorboard else None
+    forward = ranks.learner(model, _loss(task, compiled))
+    evaluation_batches = list(source.evaluation()) if ranks.leads else []
+    writer = _tensorboard_writer(run) if tensorboard and ranks.leads else None
     began = time.monotonic()
     evaluation: dict[str, float] = {}
+    best = _Best(run) if ranks.leads and (config.keep == "best" or config.patience) else None
     last_log = began
     seen_since_log = 0
+
+    def info(elapsed: float) -> dict[str, Any]:
+        return {**resolved, "step": step, "seconds": round(elapsed, 1)}
 
     def save(elapsed: float) -> None:
         checkpoint.save_step(
             run,
             step,
             model,
-            info={**resolved, "step": step, "seconds": round(elapsed, 1)},
+            info=info(elapsed),
             training={
                 "step": step,
                 "elapsed": elapsed,
@@ -315,17 +378,25 @@ def train(
 
     with _stop_signals() as stop, deterministic(place):
         while True:
-            elapsed = elapsed_before + time.monotonic() - began
+            elapsed = ranks.clock(elapsed_before + time.monotonic() - began)
             progress = config.progress(step, elapsed)
             finished = progress >= 1.0
-            if finished or step % config.evaluate_every == 0:
+            given_up = False
+            if ranks.leads and (finished or step % config.evaluate_every == 0):
                 evaluation, groups = evaluate(model, source, evaluation_batches, place, kind, task)
                 log("evaluation", evaluation, progress, elapsed, groups)
+                if best is not None:
+                    best.see(step, model, {**info(elapsed), "evaluation": evaluation})
+                    given_up = 0 < config.patience <= best.later
             # Asked once, so that what stops is what was saved.
-            stopping = stop()
-            if finished or stopping or (step and step % config.save_every == 0):
+            stopping, given_up = ranks.any_of(stop(), given_up)
+            if given_up and not finished:
+                listener.note(f"stopped early: {config.patience} evaluations were not the best")
+                finished = True
+            ending = finished or stopping
+            if ranks.leads and (ending or (step and step % config.save_every == 0)):
                 save(elapsed)
-            if finished or stopping:
+            if ending:
                 break
 
             scale = config.learning_rate_scale(step, progress)
@@ -333,50 +404,107 @@ def train(
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * scale
             if model_config.dropout:
-                torch.manual_seed(hash((config.seed, step)))
+                key = (config.seed, step, ranks.rank)[: 3 if ranks.rank else 2]
+                torch.manual_seed(hash(key))
             batch = source.batch(step)
+            share = batch.share(ranks.rank, ranks.count) if ranks.count > 1 else batch
+            part = share.size / batch.size
             with _autocast(place, kind):
-                loss, mean, hits = forward(model, *(tensor.to(place) for tensor in batch))
-            loss.backward()  # type: ignore[no-untyped-call]
+                loss, mean, hits = forward(*(tensor.to(place) for tensor in share))
+            # Processes are averaged; those that saw more than others are to count for more.
+            (loss * (part * ranks.count) if ranks.count > 1 else loss).backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
+            logs = (step + 1) % config.log_every == 0
+            if logs or isinstance(source, AdaptiveSource):
+                every = ranks.concatenated(hits.cpu().numpy())
             if isinstance(source, AdaptiveSource):
-                source.note(batch, hits.cpu().numpy())
+                source.note(batch, every)
             step += 1
             seen_since_log += batch.size
 
-            if step % config.log_every == 0:
-                if not math.isfinite(loss.item()):
+            if logs:
+                whole, whole_mean = ranks.total(loss.item() * part, mean.item() * part)
+                if not math.isfinite(whole):
                     raise UserError(
-                        f"{run}: the loss is {loss.item()} at step {step:,}; resume with a lower"
+                        f"{run}: the loss is {whole} at step {step:,}; resume with a lower"
                         " learning rate from the last checkpoint"
                     )
                 now = time.monotonic()
-                values = task.measures(mean.item(), hits)
+                values = task.measures(whole_mean, torch.from_numpy(every))
                 values["gradient_norm"] = norm.item()
                 values[task.rate] = seen_since_log / (now - last_log)
                 values["learning_rate_scale"] = scale
                 last_log, seen_since_log = now, 0
-                elapsed = elapsed_before + now - began
-                log("train", values, config.progress(step, elapsed), elapsed)
+                if ranks.leads:
+                    elapsed = elapsed_before + now - began
+                    log("train", values, config.progress(step, elapsed), elapsed)
 
     if writer is not None:
         writer.close()
-    if finished:
+    model_step = step
+    if finished and ranks.leads:
+        final = info(elapsed)
+        if best is not None and config.keep == "best" and best.step is not None:
+            chosen = checkpoint.load_any(best.path)
+            model, final, evaluation = chosen.model, chosen.info, chosen.info["evaluation"]
+            model_step = best.step
         checkpoint.save(
             run / "model.pt",
             model,
-            info={**resolved, "step": step, "seconds": round(elapsed), "evaluation": evaluation},
+            info={**final, "seconds": round(final["seconds"]), "evaluation": evaluation},
             dtype=torch.bfloat16,
             force=True,
         )
-    task.plot(run)
-    return Outcome(finished, step, elapsed, evaluation)
+    if ranks.leads:
+        task.plot(run)
+    return Outcome(finished, step, elapsed, evaluation, model_step)
 
 
-def _forward(task: Task, compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
+class _Nobody:
+    """The listener of a process that does not lead."""
+
+    def logged(self, record: dict[str, Any], progress: float) -> None:
+        pass
+
+    def note(self, sentence: str) -> None:
+        pass
+
+
+class _Best:
+    """The best evaluation of a run, its weights in `path`; of equal ones, the first.
+
+    After an interruption the file may be ahead of the checkpoint that is resumed from: the run
+    will then see that evaluation again, or, led by the clock, another one, which it has to beat.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / "checkpoints" / "best.pt"
+        self.step: int | None = None
+        self._loss = math.inf
+        with contextlib.suppress(checkpoint.CheckpointError, KeyError, TypeError):
+            info = checkpoint.load_any(self.path).info
+            self.step, self._loss = info["step"], info["evaluation"]["loss"]
+        records = (r for r in read_metrics(run) if r["kind"] == "evaluation")
+        self._seen = {record["step"] for record in records}
+
+    @property
+    def later(self) -> int:
+        """Evaluations since the best one."""
+        return sum(step > (-1 if self.step is None else self.step) for step in self._seen)
+
+    def see(self, step: int, model: Trainable, info: dict[str, Any]) -> None:
+        """Keep the weights if they are the best so far; `info` holds their `evaluation`."""
+        self._seen.add(step)
+        if info["evaluation"]["loss"] < self._loss:
+            self.path.parent.mkdir(exist_ok=True)
+            checkpoint.save(self.path, model, info=info, force=True)
+            self.step, self._loss = step, info["evaluation"]["loss"]
+
+
+def _loss(task: Task, compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
     if not compiled:
         return task.loss
     # Each batch shape compiles once; a curriculum has a few.
@@ -414,17 +542,30 @@ def _claim_folder(run: Path, resolved: dict[str, Any], *, resume: bool) -> None:
             file.write(json.dumps({**resolved, "version": cpusim.__version__}, indent=2).encode())
         return
     before = read_config(run)
-    for section, values in json.loads(json.dumps(resolved)).items():
-        if before.get(section, values) == values:
-            continue
+    for section, known in (("model", ModelConfig), ("training", TrainConfig)):
+        # A version that did not have a setting yet did what its default says.
+        defaults = {field.name: field.default for field in dataclasses.fields(known)}
+        before[section] = {**defaults, **before[section]}
+    _refuse_difference(
+        str(run),
+        {section: before.get(section, values) for section, values in resolved.items()},
+        json.loads(json.dumps(resolved)),
+        "resume with the same options or start a new run",
+    )
+
+
+def _refuse_difference(
+    who: str, before: dict[str, Any], resolved: dict[str, Any], way_out: str
+) -> None:
+    """Raise `UserError` with the first setting in which two configurations differ."""
+    for section, values in resolved.items():
         old = before.get(section)
+        if old == values:
+            continue
         if isinstance(values, dict) and isinstance(old, dict):
             key = next(key for key in {**old, **values} if old.get(key) != values.get(key))
             section, old, values = f"{section}.{key}", old.get(key), values.get(key)
-        raise UserError(
-            f"{run}: was started with {section} = {old}, not {values}; resume with the same"
-            " options or start a new run"
-        )
+        raise UserError(f"{who}: was started with {section} = {old}, not {values}; {way_out}")
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -444,34 +585,34 @@ def read_config(run: Path) -> dict[str, Any]:
     return config
 
 
+def _resumable(run: Path, listener: Listener) -> dict[str, Any] | None:
+    """The state to resume from, the weights as `model`; None, and a note, if there is none."""
+    path, passed_over = checkpoint.find_resumable(run)
+    for sentence in passed_over:
+        listener.note(sentence)
+    if path is None:
+        listener.note(f"{run}: holds no whole checkpoint, so training starts from the beginning")
+        return None
+    loaded = checkpoint.load_any(path)
+    if loaded.training is None:
+        raise UserError(f"{path}: holds weights alone, so training cannot resume from it")
+    listener.note(f"resumed from {path} at step {loaded.training['step']:,}")
+    return {**loaded.training, "model": loaded.model.state_dict()}
+
+
 def _restore(
-    path: Path,
+    state: dict[str, Any],
     model: Trainable,
     optimizers: list[torch.optim.Optimizer],
     source: Source,
-    device: torch.device,
 ) -> tuple[int, float]:
-    """Put a resumable checkpoint's state in place; returns step and elapsed seconds."""
-    loaded = checkpoint.load_any(path, device=device)
-    if loaded.training is None:
-        raise UserError(f"{path}: holds weights alone, so training cannot resume from it")
-    model.load_state_dict(loaded.model.state_dict())
-    for optimizer, state in zip(optimizers, loaded.training["optimizers"], strict=True):
-        optimizer.load_state_dict(state)
-    known = loaded.training.get("source")
-    if isinstance(source, AdaptiveSource) and known is not None:
-        source.restore(known)
-    return loaded.training["step"], loaded.training["elapsed"]
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl`; a last line that was cut short is left out."""
-    records = []
-    with contextlib.suppress(FileNotFoundError), open(run / "metrics.jsonl") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
-    return records
+    """Put a resumable state in place; returns step and elapsed seconds."""
+    model.load_state_dict(state["model"])
+    for optimizer, known in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(known)
+    if isinstance(source, AdaptiveSource) and state.get("source") is not None:
+        source.restore(state["source"])
+    return state["step"], state["elapsed"]
 
 
 def _keep_metrics_until(run: Path, step: int) -> None:
@@ -516,85 +657,6 @@ def _tensorboard_writer(run: Path) -> Any:
             " pip install 'neural-cpu-lab[tensorboard]'"
         ) from None
     return SummaryWriter(str(run / "tensorboard"))
-
-
-_NAMED_GROUPS = 9
-
-
-def _plot_groups(axes: Any, records: list[dict[str, Any]]) -> None:
-    """What is wrong in each group, those named that were worst over the last half."""
-    steps = [record["step"] for record in records]
-    names = sorted({name for record in records for name in record["groups"]})
-    wrong = {
-        name: [1 - record["groups"].get(name, math.nan) for record in records] for name in names
-    }
-    late = {
-        name: sum(share for share in shares[len(shares) // 2 :] if share == share)
-        for name, shares in wrong.items()
-    }
-    worst = sorted(names, key=lambda name: -late[name])[:_NAMED_GROUPS]
-    for name in names:
-        if name not in worst:
-            axes.plot(steps, wrong[name], color="0.8", linewidth=0.7)
-    for place, name in enumerate(worst):
-        axes.plot(
-            steps, wrong[name], color=f"C{place}", marker="o", markersize=3, linewidth=1, label=name
-        )
-    axes.set_yscale("log", nonpositive="clip")
-    axes.set(ylabel="share wrong, evaluation, by group", ylim=(5e-4, 1.6))
-    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-    axes.legend(loc="lower left", fontsize=8)
-
-
-def plot(run: Path) -> None:
-    """Draw loss and accuracy over time as `training.png` in the run folder."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
-    records = read_metrics(run)
-    groups = any("groups" in record for record in records)
-    figure = Figure(figsize=(8, 11 if groups else 7), layout="constrained")
-    upper, lower, *third = figure.subplots(3 if groups else 2, 1, sharex=True)
-    wrong: list[float] = []
-    for kind, style in (
-        ("train", {"alpha": 0.35, "linewidth": 0.7}),
-        ("evaluation", {"marker": "o", "markersize": 3.5, "linewidth": 1.4}),
-    ):
-        chosen = [record for record in records if record["kind"] == kind]
-        if not chosen:
-            continue
-        steps = [record["step"] for record in chosen]
-        upper.plot(steps, [r["bits_per_byte"] for r in chosen], color="C0", label=kind, **style)
-        for name, title, color in (
-            ("exact_patches", "whole patches", "C3"),
-            ("byte_accuracy", "bytes", "C0"),
-        ):
-            shares = [1 - record[name] for record in chosen]
-            wrong += shares
-            lower.plot(steps, shares, color=color, label=f"{title}, {kind}", **style)
-    lower.axhline(1.0, color="0.7", linewidth=0.8)
-    # Where nothing was wrong the curve leaves the plot: a logarithm has no zero.
-    least = min([share for share in wrong if share > 0], default=0.1)
-    lower.set_yscale("log", nonpositive="clip")
-    (third or [lower])[0].set_xlabel("step")
-    lower.set(ylabel="share wrong", ylim=(min(0.1, least) / 1.5, 1.6))
-    lower.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
-    upper.set(title=run.name, ylabel="bits per byte", yscale="log")
-    if upper.has_data():
-        least, most = upper.dataLim.minposy, upper.dataLim.y1
-        # A whole decade at least, so that the axis has round numbers on it.
-        upper.set_ylim(min(least, most / 10) / 1.3, most * 1.3)
-        upper.legend(loc="lower left")
-        lower.legend(loc="lower left")
-    upper.yaxis.set_major_formatter(FuncFormatter(lambda bits, _: f"{bits:g}"))
-    for axes in third:
-        _plot_groups(axes, [record for record in records if "groups" in record])
-    for axes in (upper, lower, *third):
-        axes.grid(which="major", alpha=0.4)
-        axes.grid(which="minor", alpha=0.12)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    with atomic_write(run / "training.png", force=True) as file:
-        figure.savefig(file, format="png", dpi=120)
 
 
 BYTES = Task(

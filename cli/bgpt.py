@@ -49,6 +49,7 @@ def main() -> None:
     \b
     Examples:
       bgpt train cpu                            learn the CPU, for an hour
+      bgpt train files --data corpus            learn any files
       bgpt info runs/cpu                        what came of it
       bgpt score --model runs/cpu trace.bin     bits per byte of a file
       bgpt explain trace.bin -o trace.png       where its bits go

@@ -142,6 +142,7 @@ def train(
         )
     from bytemodel import checkpoint
     from bytemodel.classify import classification, evaluate_files, training_config
+    from bytemodel.distributed import leads
     from bytemodel.labelled import LabelledSource
     from bytemodel.train import pick_device, pick_dtype, read_config
     from bytemodel.train import train as run_training
@@ -206,6 +207,8 @@ def train(
             f"stopped and saved at step {outcome.step:,}; go on with:"
             f" bgpt classify train {data} --out {out} --resume"
         )
+    if not leads():
+        return
     classifier = checkpoint.load_classifier(out, device=place).model
     with render.progress("evaluating", "files") as progress:
         confusion = evaluate_files(classifier, source.held_out, progress=progress)

@@ -29,6 +29,8 @@ class Failure(click.ClickException):
     exit_code = 2
 
     def show(self, file: IO[Any] | None = None) -> None:
+        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+            return  # of the processes that torchrun starts on a machine, the first says it
         click.echo(self.message, file=file or sys.stderr)
 
 

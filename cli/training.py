@@ -30,23 +30,27 @@ if TYPE_CHECKING:
 
 # Torch is imported by what needs it, so that --help is quick.
 
-_PRESET, _MINUTES = "small", 60.0
-_MOST_SEEDS = 1 << 32  # the programs that training draws have seeds above
+PRESET, MINUTES = "small", 60.0
+MOST_SEEDS = 1 << 32  # the programs that training draws have seeds above
 _PLAIN_SECONDS = 10
 """In a pipe, a training record is printed this often; evaluations always are."""
 
 
-@click.group(cls=CommandGroup)
+@click.group(cls=CommandGroup, lazy={"files": "cli.train_files:files"})
 def train() -> None:
     """Train a byte model.
 
     A run is a folder: config.json, metrics.jsonl (one JSON record a line), training.png (the
     plot), checkpoints/ (what --resume goes on from) and, at the end, model.pt.
 
+    Several processes, on one machine or on many, train one model if torchrun starts them:
+    torchrun --nproc-per-node 4 --no-python bgpt train cpu
+
     \b
     Examples:
       bgpt train cpu
       bgpt train cpu --minutes 5 --out runs/try
+      bgpt train files --data corpus
     """
 
 
@@ -69,7 +73,7 @@ def train() -> None:
 @click.option(
     "--preset",
     metavar="NAME",
-    help=f"Size of the model: {', '.join(PRESETS)}. Default: {_PRESET}.",
+    help=f"Size of the model: {', '.join(PRESETS)}. Default: {PRESET}.",
 )
 @click.option(
     "--data",
@@ -85,7 +89,7 @@ def train() -> None:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, _MOST_SEEDS - 1),
+    type=click.IntRange(0, MOST_SEEDS - 1),
     metavar="N",
     help="Of the first weights and of the data. Default: 0.",
 )
@@ -127,6 +131,7 @@ def cpu(
     if data is not None and distribution is not None:
         raise click.UsageError("--data brings its own programs, so leave out --distribution")
     from bytemodel.cpu_data import source_like
+    from bytemodel.distributed import leads
     from bytemodel.train import TrainConfig, pick_device, pick_dtype, read_config
     from bytemodel.train import train as run_training
 
@@ -134,9 +139,9 @@ def cpu(
     if resume:
         before = read_config(out)
     elif steps is None and minutes is None:
-        minutes = _MINUTES
+        minutes = MINUTES
     if preset is not None or not resume:
-        model = preset_config(preset or _PRESET)
+        model = preset_config(preset or PRESET)
     else:
         model = ModelConfig.from_dict(before["model"])
     chosen: dict[str, Any] = {}
@@ -154,7 +159,7 @@ def cpu(
     )
     place = pick_device(device or before.get("device", "auto"))
     kind = str(pick_dtype(dtype or before.get("dtype", "auto"), place)).removeprefix("torch.")
-    heading = f"{out}: {_parameters(model) / 1e6:.1f} M parameters, {place.type}, {kind}"
+    heading = f"{out}: {parameters(model) / 1e6:.1f} M parameters, {place.type}, {kind}"
     with listener_for(heading, _BYTES) as listener:
         outcome = run_training(
             out,
@@ -173,10 +178,12 @@ def cpu(
             f"stopped and saved at step {outcome.step:,}; go on with:"
             f" bgpt train cpu --out {out} --resume"
         )
-    _print_end(out, outcome)
+    if leads():
+        _print_end(out, outcome)
 
 
-def _parameters(config: ModelConfig) -> int:
+def parameters(config: ModelConfig) -> int:
+    """How many a model of this shape has."""
     import torch
 
     from bytemodel.model import ByteModel

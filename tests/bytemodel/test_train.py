@@ -19,7 +19,8 @@ import torch
 from bytemodel import checkpoint, train
 from bytemodel.config import ConfigError
 from bytemodel.data import Batch
-from bytemodel.train import TrainConfig, pick_device, pick_dtype, read_config, read_metrics
+from bytemodel.metrics import read_metrics
+from bytemodel.train import TrainConfig, pick_device, pick_dtype, read_config
 from cpusim.errors import UserError
 from tests.bytemodel import runs
 from tests.bytemodel.models import SMALLEST, SMALLEST_PUBLISHED, random_model

@@ -1,0 +1,327 @@
+"""`bgpt train files`, and what every command that trains on files has: parse, call, print."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bytemodel.config import PRESETS, ModelConfig
+from bytemodel.config import preset as preset_config
+from cli import render
+from cli.group import Interrupted
+from cli.options import FILE, how_to_train_options
+from cli.training import (
+    MINUTES,
+    MOST_SEEDS,
+    PRESET,
+    Column,
+    clock,
+    listener_for,
+    parameters,
+    percent,
+    speed_text,
+)
+from cpusim.errors import UserError
+
+if TYPE_CHECKING:
+    from bytemodel.checkpoint import Checkpoint, Trainable
+    from bytemodel.files_data import FileSource
+    from bytemodel.train import Outcome, Task
+
+# Torch is imported by what needs it, so that --help is quick.
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The values of `train_options`."""
+
+    out: Path
+    resume: bool
+    minutes: float | None
+    steps: int | None
+    epochs: int | None
+    preset: str | None
+    init: Path | None
+    max_patches: int | None
+    patience: int | None
+    seed: int | None
+    device: str | None
+    dtype: str | None
+    no_compile: bool
+    tensorboard: bool
+
+
+def train_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the options of how to train on files; a run goes to `runs/name` by default."""
+    options = (
+        click.option(
+            "--out",
+            type=FILE,
+            metavar="RUN",
+            default=f"runs/{name}",
+            help=f"Folder of the run. Default: runs/{name}.",
+        ),
+        click.option(
+            "--resume", is_flag=True, help="Go on with the run in --out, with its options."
+        ),
+        click.option(
+            "--minutes", type=float, metavar="M", help=f"Train for that long. Default: {MINUTES:g}."
+        ),
+        click.option(
+            "--steps",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Train for that many updates instead: the same seed then gives the same weights.",
+        ),
+        click.option(
+            "--epochs",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Or learn everything that many times.",
+        ),
+        click.option(
+            "--preset",
+            metavar="NAME",
+            help=f"Size of the model: {', '.join(PRESETS)}. Default: {PRESET}.",
+        ),
+        click.option(
+            "--init",
+            type=FILE,
+            metavar="CKPT",
+            help="Go on from these weights (fine-tuning), with lower learning rates.",
+        ),
+        click.option(
+            "--max-patches",
+            type=click.IntRange(min=3),
+            metavar="N",
+            help="Longest sequence that the model reads. Default: the preset's, or that of --init.",
+        ),
+        click.option(
+            "--patience",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Stop after N evaluations in a row without a better one. Default: never.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, MOST_SEEDS - 1),
+            metavar="N",
+            help="Of the first weights and of the order. Default: 0.",
+        ),
+        how_to_train_options,
+        click.option("--tensorboard", is_flag=True, help="Also write TensorBoard event files."),
+    )
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.command()
+@click.option("--data", type=FILE, metavar="DIR", help="Folder of files, or a single file.")
+@click.option(
+    "--ext",
+    "extensions",
+    metavar="EXT",
+    multiple=True,
+    help="Learn only files with this extension; may be given more than once.",
+)
+@click.option(
+    "--convert",
+    metavar="A->B",
+    help="Learn to turn files .A into the files .B of the same name; 'A&B': and back.",
+)
+@train_options("files")
+def files(
+    data: Path | None, extensions: tuple[str, ...], convert: str | None, **options: Any
+) -> None:
+    """Learn files of any kind, byte by byte.
+
+    A tenth of the files is held out, by a hash of their content, and evaluated on. If DIR has a
+    folder train and one named validation or test, those are used as they are. Files longer than
+    the model's sequence are learned in windows; conversions that long are left out.
+
+    The best weights so far are kept, and go into model.pt at the end. Ctrl-C saves the run and
+    ends with exit code 130; --resume goes on as if nothing had happened. Options not given are
+    then the run's own.
+
+    \b
+    Examples:
+      bgpt train files --data corpus
+      bgpt train files --data corpus --ext txt --epochs 10 --patience 5
+      bgpt train files --data tunes --convert "abc&mid" --out runs/tunes
+      bgpt train files --data more --init runs/files --minutes 10 --out runs/more
+      bgpt train files --resume
+    """
+    if extensions and convert is not None:
+        raise click.UsageError("--convert names its own extensions, so leave out --ext")
+    chosen = TrainOptions(**options)
+    if data is None and not chosen.resume:
+        raise click.UsageError("say what to learn: --data DIR")
+
+    def source(config: ModelConfig, seed: int, before: dict[str, Any]) -> FileSource:
+        from bytemodel.files_data import Conversion, FileSource, Skipped, find_items
+
+        folder = data or Path(before["folder"])
+        kinds = list(extensions or before.get("extensions", ()))
+        text = convert or before.get("convert")
+        conversion = None if text is None else Conversion.parse(text, config.patch_size)
+        skipped = Skipped()
+        if conversion is None:
+            entries: Any = find_items(folder, kinds, skipped)
+        else:
+            both = (conversion.source, conversion.target)
+            entries = conversion.pairs(find_items(folder, both, skipped), skipped)
+        about = {"kind": "files", "folder": str(folder), "extensions": kinds}
+        if conversion is not None:
+            about["convert"] = str(conversion)
+        with render.progress("reading", "files") as progress:
+            return FileSource(
+                entries, config, seed=seed, about=about, skipped=skipped, progress=progress
+            )
+
+    learn(chosen, "files", source)
+
+
+def learn(
+    options: TrainOptions,
+    command: str,
+    make_source: Callable[[ModelConfig, int, dict[str, Any]], FileSource],
+) -> None:
+    """Train on files, as the command `bgpt train COMMAND` does, and say how it went.
+
+    `make_source`: of the model's shape, the seed and, to go on with a run, its record of the data.
+    """
+    _check_length(options)
+    from bytemodel.distributed import leads
+    from bytemodel.files import training_config
+    from bytemodel.train import pick_device, pick_dtype, read_config
+    from bytemodel.train import train as run_training
+
+    before: dict[str, Any] = {"training": {}, "data": {}}
+    if options.resume:
+        before = read_config(options.out)
+        if before.get("task", {}).get("kind") != "files" or "kind" not in before["data"]:
+            raise UserError(f"{options.out}: is no run on files; name one with --out")
+    config, task, fine_tuning = _beginning(options, before)
+    chosen: dict[str, Any] = dict(before["training"])
+    if options.seed is not None:
+        chosen["seed"] = options.seed
+    source = make_source(config, chosen.get("seed", 0), before["data"])
+    steps = options.steps
+    if options.epochs is not None:
+        steps = options.epochs * source.steps_per_epoch
+    if steps is not None or options.minutes is not None or not options.resume:
+        minutes = options.minutes or (MINUTES if steps is None else 0.0)
+        chosen |= {"steps": steps or 0, "minutes": minutes}
+    if options.patience is not None:
+        chosen["patience"] = options.patience
+    training = training_config(source.steps_per_epoch, fine_tuning=fine_tuning, **chosen)
+    place = pick_device(options.device or before.get("device", "auto"))
+    dtype = pick_dtype(options.dtype or before.get("dtype", "auto"), place)
+    kind = str(dtype).removeprefix("torch.")
+    heading = (
+        f"{options.out}: {parameters(config) / 1e6:.1f} M parameters, {place.type}, {kind};"
+        f" {source.training:,} to learn, {source.held_out:,} held out"
+    )
+    with listener_for(heading, _columns(source.steps_per_epoch)) as listener:
+        if leads():
+            for sentence in source.notes:
+                listener.note(sentence)
+            source.note = listener.note
+        outcome = run_training(
+            options.out,
+            config,
+            training,
+            source,
+            listener,
+            resume=options.resume,
+            device=place.type,
+            dtype=kind,
+            compile_model=not options.no_compile and before.get("compile", True),
+            tensorboard=options.tensorboard,
+            task=task,
+        )
+    if not outcome.finished:
+        raise Interrupted(
+            f"stopped and saved at step {outcome.step:,}; go on with:"
+            f" bgpt train {command} --out {options.out} --resume"
+        )
+    if leads():
+        _print_end(options.out, outcome, source.steps_per_epoch)
+
+
+def _check_length(options: TrainOptions) -> None:
+    given = {"--minutes": options.minutes, "--steps": options.steps, "--epochs": options.epochs}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise click.UsageError(f"{' and '.join(named)} exclude each other; give one")
+    if options.minutes is not None and not 0 < options.minutes < math.inf:
+        raise click.UsageError(
+            f"--minutes {options.minutes:g} is no time to train; give more than 0"
+        )
+
+
+def _beginning(options: TrainOptions, before: dict[str, Any]) -> tuple[ModelConfig, Task, bool]:
+    """The model's shape, the task, and whether it starts from what has been learned before."""
+    from bytemodel import checkpoint
+    from bytemodel.files import fitting_config, learning_files
+
+    known = before.get("task", {})
+    preset = None if options.preset is None else preset_config(options.preset)
+    if preset is None and options.resume:
+        preset = ModelConfig.from_dict(before["model"])
+    path = options.init
+    # A run that goes on has its weights; those that it began with may have gone.
+    if path is None and known.get("file") and checkpoint.find_resumable(options.out)[0] is None:
+        path = Path(known["file"])
+    start: Checkpoint[Trainable] | None = None
+    if path is not None:
+        start = checkpoint.load_any(path)
+    elif preset is None:
+        preset = preset_config(PRESET)
+    config = fitting_config(start, preset, options.max_patches)
+    task = learning_files(start)
+    if start is None and known:
+        task = dataclasses.replace(task, about=known)
+    return config, task, start is not None
+
+
+def _columns(steps_per_epoch: int) -> tuple[Column, ...]:
+    return (
+        Column("loss", 8, lambda record: f"{record['loss']:.4f}"),
+        Column("bits/byte", 9, lambda record: f"{record['bits_per_byte']:.4f}"),
+        Column("bytes", 7, lambda record: percent(record["byte_accuracy"])),
+        Column("epoch", 6, lambda record: f"{record['step'] / steps_per_epoch:.1f}"),
+        Column("bytes/s", 9, speed_text("bytes_per_second")),
+    )
+
+
+def _print_end(out: Path, outcome: Outcome, steps_per_epoch: int) -> None:
+    console = render.stdout()
+    epochs = outcome.step / steps_per_epoch
+    console.print(
+        f"trained {outcome.step:,} steps, {epochs:.1f} epochs, in {clock(outcome.elapsed)}"
+    )
+    found = outcome.evaluation
+    console.print(
+        f"on what is held out: {found['bits_per_byte']:.4f} bits per byte,"
+        f" {percent(found['byte_accuracy'])} of bytes right"
+    )
+    size = (out / "model.pt").stat().st_size
+    console.print(
+        f"{out / 'model.pt'}: the best model, that of step {outcome.model_step:,},"
+        f" {size / 1e6:.1f} MB"
+    )
+    console.print(f"{out / 'checkpoints'}: the best one in full precision, and the last ones")
+    console.print(f"{out / 'metrics.jsonl'}: every figure, {out / 'training.png'}: the plot")
+    console.print(f"next: bgpt score --model {out} FILE")
