@@ -157,12 +157,12 @@ def _pcm(data: bytes, path: Path) -> tuple[Samples, int]:
             f" {count * channels * width:,}; restore it or leave it out"
         )
     if width == 1:
-        values: Samples = (raw.astype(np.float32) - _MIDDLE) / _MIDDLE
+        values: Samples = np.asarray((raw - float(_MIDDLE)) / _MIDDLE, np.float32)
     else:
         # As the upper bytes of 32-bit numbers, so that each width is of one scale.
         wide = np.zeros((len(raw) // width, 4), np.uint8)
         wide[:, 4 - width :] = raw.reshape(-1, width)
-        values = wide.view("<i4")[:, 0].astype(np.float32) / np.float32(2**31)
+        values = np.asarray(wide.view("<i4")[:, 0] / 2**31, np.float32)
     return values.reshape(-1, channels), rate
 
 
