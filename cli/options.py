@@ -119,8 +119,10 @@ def _registers_option(
     return values
 
 
-def file_extension(_: click.Context, parameter: click.Parameter, text: str) -> str:
+def file_extension(_: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
     """A file extension, with or without its dot, as it is written without."""
+    if text is None:
+        return None
     extension = text.removeprefix(".")
     if "/" in extension or "\0" in extension or not extension:
         raise UserError(

