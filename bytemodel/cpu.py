@@ -88,8 +88,8 @@ class ByteModelStepper:
         self.dtype = dtype
         self.device = next(model.parameters()).device
         self._predict: Predict = self.model.predict
-        # States that `verify` was ever asked about.
-        self._asked = 0
+        # States that `verify` was ever asked about; None once it is settled whether to compile.
+        self._asked: int | None = 0
         # The prefix that the last call of `step` has read, and the session that holds it.
         self._session: Session | None = None
         self._memory: Bytes = np.empty(0, np.uint8)
@@ -185,10 +185,11 @@ class ByteModelStepper:
 
     def verify(self, cases: Sequence[Case]) -> Iterator[tuple[int, Predictions]]:
         """All steps in parallel, each from the trace itself (see `lockstep.Verifier`)."""
-        self._asked += sum(len(case.records) for case in cases)
-        if self._asked >= _WORTH_COMPILING and self._predict == self.model.predict:
-            self._predict = self._compiled()
         lengths = [len(case.records) for case in cases]
+        if self._asked is not None:
+            self._asked += sum(lengths)
+            if self._asked >= _WORTH_COMPILING:
+                self._asked, self._predict = None, self._compiled()
         batches = list(_batches(lengths, _PATCHES_PER_BATCH[self.device.type]))
         order = list(itertools.chain.from_iterable(batches))
         told = (self._read([cases[index] for index in batch]) for batch in batches)

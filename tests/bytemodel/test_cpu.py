@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -269,6 +270,109 @@ def test_a_trace_is_verified_alone_as_among_longer_ones() -> None:
         ((_, alone),) = stepper.verify([trace])
         assert alone.tokens.shape == trace.records.shape
         np.testing.assert_array_equal(together[index].tokens, alone.tokens)
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(0, 9), max_size=8), st.lists(st.integers(1, 9), min_size=1, max_size=60)
+)
+def test_recut_rows_keep_their_order_in_lots_of_the_sizes_asked(
+    parts: list[int], sizes: list[int]
+) -> None:
+    rows = torch.arange(2 * sum(parts)).view(-1, 2)
+    pieces = ((part, part[:, 1]) for part in rows.split(parts))
+    lots = list(cpu._recut(pieces, sizes))
+    kept = sum(len(lot) for lot, _ in lots)
+    assert kept == min(sum(parts), sum(sizes))
+    assert [len(lot) for lot, _ in lots[:-1]] == sizes[: len(lots)][:-1]
+    if lots:
+        assert torch.equal(torch.cat([lot for lot, _ in lots]), rows[:kept])
+        assert torch.equal(torch.cat([second for _, second in lots]), rows[:kept, 1])
+
+
+# ---- Compiling
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("compiled")
+
+
+@pytest.fixture
+def eager_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", refuse)
+
+
+def same_predictions(one: Predictions, other: Predictions) -> None:
+    np.testing.assert_array_equal(one.tokens, other.tokens)
+    for mine, its in (
+        (one.expected_probability, other.expected_probability),
+        (one.predicted_probability, other.predicted_probability),
+    ):
+        assert mine is not None
+        assert its is not None
+        np.testing.assert_allclose(mine, its, atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="nothing compiles without gcc")
+def test_a_compiled_byte_level_says_what_the_plain_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traces = own("local")
+    plain = dict(STEPPERS["local"].verify(traces))
+    states = sum(len(trace.records) for trace in traces)
+    # Whole lots, one that is filled up, and one that is too small for that.
+    monkeypatch.setitem(cpu._STATES_PER_PASS, "cpu", 8)
+    monkeypatch.setattr(cpu, "_WORTH_COMPILING", 2 * states)
+    stepper = ByteModelStepper(STEPPERS["local"].model)
+    for _ in range(2):
+        found = dict(stepper.verify(traces))
+        assert found.keys() == plain.keys()
+        for index, predictions in found.items():
+            same_predictions(predictions, plain[index])
+    assert stepper._predict != stepper.model.predict
+    for length in (3, 6):
+        cut = dataclasses.replace(traces[0], records=traces[0].records[:length])
+        ((_, short),) = stepper.verify([cut])
+        # Its last row is told of an end where the whole trace goes on.
+        np.testing.assert_array_equal(short.tokens[:-1], plain[0].tokens[: length - 1])
+
+
+@pytest.mark.usefixtures("eager_for_ever")
+def test_few_states_are_not_worth_compiling() -> None:
+    stepper = ByteModelStepper(STEPPERS["local"].model)
+    for _ in range(3):
+        list(stepper.verify(own("local")))
+
+
+@pytest.mark.usefixtures("eager_for_ever")
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_WORTH_COMPILING", 0)
+    monkeypatch.setenv("PATH", "")
+    list(ByteModelStepper(STEPPERS["local"].model).verify(own("local")))
+
+
+def test_a_compiler_that_fails_is_tried_once_and_done_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = dict(STEPPERS["local"].verify(own("local")))
+    tried = []
+
+    def broken(*_: object) -> None:
+        tried.append(1)
+        raise torch._dynamo.exc.BackendCompilerFailed(broken, OSError("no Python.h"), None)
+
+    monkeypatch.setattr(shutil, "which", lambda _: "gcc")
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
+    monkeypatch.setitem(cpu._STATES_PER_PASS, "cpu", 8)
+    monkeypatch.setattr(cpu, "_WORTH_COMPILING", 0)
+    stepper = ByteModelStepper(STEPPERS["local"].model)
+    for _ in range(2):
+        for index, predictions in stepper.verify(own("local")):
+            np.testing.assert_array_equal(predictions.tokens, plain[index].tokens)
+    assert tried == [1]
+
+
+# ---- Breaking off
 
 
 def test_a_trace_that_the_model_breaks_off_is_a_difference_of_that_kind() -> None:
