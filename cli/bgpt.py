@@ -116,7 +116,12 @@ def info(path: Path | None, as_json: bool) -> None:
 
 @main.command()
 @model_option
-@click.option("--ext", metavar="EXT", required=True, help="What to write: bin, txt, wav, ...")
+@click.option("--ext", metavar="EXT", help="What to write: bin, txt, wav, ...")
+@click.option(
+    "--modality",
+    metavar="NAME",
+    help="Write files of this modality, in forms that people open, and judge them.",
+)
 @click.option("--prefix", type=FILE, metavar="FILE", help="The bytes that each file begins with.")
 @click.option(
     "-n",
@@ -172,7 +177,8 @@ def info(path: Path | None, as_json: bool) -> None:
 @force_option
 def generate(
     model: Path | None,
-    ext: str,
+    ext: str | None,
+    modality: str | None,
     prefix: Path | None,
     count: int,
     output: Path,
@@ -190,11 +196,22 @@ def generate(
     Each file ends where the model says so, or at the longest sequence that it can read. The
     files are named after the prefix and numbered.
 
+    With --modality, a picture is also written as PNG and a tune as MIDI, and it is said how many
+    files an ordinary program would open. See bgpt modalities.
+
     \b
     Examples:
       bgpt generate --ext bin --prefix start.bin --temperature 0
       bgpt generate --model runs/text --ext txt -n 4 -o samples --top-p 0.9
+      bgpt generate --model runs/audio --modality audio -n 8 -o samples
     """
+    if modality is not None:
+        from cli.media import Show
+
+        show = Show(modality, ext)
+        ext = show.extension
+    elif ext is None:
+        raise click.UsageError("say what to write: --ext EXT, or --modality NAME")
     extension = ext.removeprefix(".")
     stem = prefix.stem if prefix is not None else "generated"
     if "/" in extension or "\0" in extension or not extension:
@@ -202,7 +219,8 @@ def generate(
     digits = max(3, len(str(count)))
     paths = [output / f"{stem}-{i:0{digits}d}.{extension}" for i in range(1, count + 1)]
     for path in paths:
-        refuse_existing(path, force=force)
+        for taken in sorted(output.glob(f"{path.stem}.*")) if modality else [path]:
+            refuse_existing(taken, force=force)
     data = b"" if prefix is None else read_bytes(prefix)
     from bytemodel.decoding import prepare
     from bytemodel.generate import Sampling
@@ -227,7 +245,11 @@ def generate(
         with atomic_write(path, force=force) as out:
             out.write(file.data)
         end = "the model ended it" if file.ended else "cut off at the limit"
+        if modality is not None:
+            end += show.file(path, file.data, force=force)
         console.print(f"{path}: {len(file.data):,} bytes, {end}")
+    if modality is not None:
+        console.print(show.total())
 
 
 @main.command("import")

@@ -13,8 +13,9 @@ import click
 from cli import render
 from cli.options import FILE, force_option, json_option
 from cpusim.errors import UserError
+from cpusim.files import atomic_write
 from media import packages, prepared, registry
-from media.modality import SIDES, Modality, Progress
+from media.modality import SIDES, Missing, Modality, Progress
 
 
 class Bars(prepared.Stages):
@@ -144,3 +145,40 @@ def data(
         )
     for reason, count in made.manifest["left_out"].items():
         console.print(f"left out: {count:,} {reason}", style=render.QUIET)
+
+
+class Show:
+    """Generated files of a modality, written in other forms and judged."""
+
+    def __init__(self, name: str, extension: str | None) -> None:
+        """Raises `UserError` for an extension that is none of the modality's."""
+        self.modality = registry.load(name)
+        self.extension = (extension or self.modality.extensions[0]).removeprefix(".")
+        if self.extension not in self.modality.extensions:
+            known = " and ".join(self.modality.extensions)
+            raise UserError(f"--ext {self.extension}: {name} has files {known}; name one of them")
+        self._valid = self._judged = 0
+        self._missing = ""
+
+    def file(self, path: Path, data: bytes, *, force: bool) -> str:
+        """Judge a file, write its other forms if it is valid, and say both."""
+        try:
+            reason = self.modality.judge(data, self.extension)
+        except Missing as error:
+            self._missing = str(error)
+            return ""
+        self._judged += 1
+        if reason is not None:
+            return f"; not valid: {reason}"
+        self._valid += 1
+        forms = self.modality.show(data, self.extension)
+        for extension, content in forms.items():
+            with atomic_write(path.with_suffix(f".{extension}"), force=force) as out:
+                out.write(content)
+        return "; valid" + "".join(f", also .{extension}" for extension in forms)
+
+    def total(self) -> str:
+        """How many were valid."""
+        if self._missing:
+            return f"whether they are valid cannot be told: {self._missing}"
+        return f"{self._valid:,} of {self._judged:,} valid {self.modality.name} files"

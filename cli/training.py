@@ -36,7 +36,10 @@ _PLAIN_SECONDS = 10
 """In a pipe, a training record is printed this often; evaluations always are."""
 
 
-@click.group(cls=CommandGroup, lazy={"files": "cli.train_files:files"})
+@click.group(
+    cls=CommandGroup,
+    lazy={"files": "cli.train_files:files", "media": "cli.train_media:media"},
+)
 def train() -> None:
     """Train a byte model.
 
@@ -51,6 +54,7 @@ def train() -> None:
       bgpt train cpu
       bgpt train cpu --minutes 5 --out runs/try
       bgpt train files --data corpus
+      bgpt train media --modality audio
     """
 
 

@@ -16,15 +16,11 @@ from pathlib import Path
 
 from cpusim.errors import UserError
 from media import packages
-from media.modality import PyPI
+from media.modality import Missing, PyPI
 
 PACKAGE = PyPI("symusic", "0.6.0", "symusic/bin/*")
 _SECONDS = 10
 _ERROR = re.compile(r"^Error in line-char (\d+)-(\d+) : (.*)$", re.MULTILINE)
-
-
-class Missing(UserError):
-    """The programs are not here and cannot be fetched."""
 
 
 class Refused(UserError):
@@ -50,7 +46,7 @@ def program(name: str) -> Path:
                     binary.chmod(0o755)
                 if not folder.exists():
                     staging.rename(folder)
-        except (packages.Unavailable, OSError) as error:
+        except (Missing, OSError) as error:
             raise Missing(
                 f"{name} is missing: {error}; install it with pip install"
                 f" {PACKAGE.name}=={PACKAGE.version}"

@@ -11,16 +11,18 @@ import wave
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
-from media.modality import Debian, Item, LeftOut, Progress, PyPI
+from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
 
 RATE = 8000
 """Samples a second, and a clip."""
+_RATES = 1_000, 400_000
 _SILENT = 0.02
 """A clip whose loudest sample is below this share of the loudest possible is dropped."""
 _SHORTEST = RATE // 8
@@ -127,13 +129,15 @@ def _samples(path: Path) -> Samples:
         frames, rate = _pcm(data, path)
     except (wave.Error, EOFError):
         frames, rate = _other(data, path)
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise UserError(f"{path}: says {rate:,} samples a second, which no recording has")
     mono: Samples = frames.mean(axis=1, dtype=np.float32)
     if rate == RATE:
         return mono
     try:
         import soxr
     except ImportError:
-        raise UserError(
+        raise Missing(
             f"{path}: has {rate:,} samples a second, not {RATE:,}; install what converts it with"
             " pip install 'neural-cpu-lab[media]'"
         ) from None
@@ -147,18 +151,18 @@ def _pcm(data: bytes, path: Path) -> tuple[Samples, int]:
         channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
         count = file.getnframes()
         raw = np.frombuffer(file.readframes(count), np.uint8)
-    if len(raw) < count * channels * width or not rate:
+    if len(raw) < count * channels * width:
         raise UserError(
             f"{path}: was cut short: {len(raw):,} bytes of sound where its header says"
             f" {count * channels * width:,}; restore it or leave it out"
         )
     if width == 1:
-        values = (raw.astype(np.float32) - _MIDDLE) / _MIDDLE
+        values: Samples = np.asarray((raw - float(_MIDDLE)) / _MIDDLE, np.float32)
     else:
         # As the upper bytes of 32-bit numbers, so that each width is of one scale.
         wide = np.zeros((len(raw) // width, 4), np.uint8)
         wide[:, 4 - width :] = raw.reshape(-1, width)
-        values = wide.view("<i4")[:, 0].astype(np.float32) / 2**31
+        values = np.asarray(wide.view("<i4")[:, 0] / 2**31, np.float32)
     return values.reshape(-1, channels), rate
 
 
@@ -167,16 +171,19 @@ def _other(data: bytes, path: Path) -> tuple[Samples, int]:
     try:
         import soundfile
     except ImportError:
-        raise UserError(
+        raise Missing(
             f"{path}: is no plain WAV file; if it is another kind of sound, install what reads it"
             " with pip install 'neural-cpu-lab[media]'"
         ) from None
     try:
-        frames, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        read: tuple[npt.NDArray[Any], int] = soundfile.read(
+            io.BytesIO(data), dtype="float32", always_2d=True
+        )
     except (RuntimeError, TypeError, ValueError):
         raise UserError(
             f"{path}: cannot be read as sound; it is damaged or of another kind, so restore it"
             " or leave it out"
         ) from None
-    found: Samples = np.nan_to_num(frames).astype(np.float32)
-    return found, int(rate)
+    frames, rate = read
+    sound: Samples = np.nan_to_num(frames).astype(np.float32)
+    return sound, rate

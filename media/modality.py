@@ -19,12 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+from cpusim.errors import UserError
+
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 """What is learned from; what is looked at while learning; what nothing is decided by."""
 
 Progress = Callable[[int, int], None]
 """Called with the number done so far and the number there is."""
+
+
+class Missing(UserError):
+    """A package, program or library that is needed and cannot be had here; says what helps."""
 
 
 class Item(NamedTuple):
@@ -101,8 +107,8 @@ class Modality(Protocol):
     def items(self, folder: Path, progress: Progress) -> Iterator[Item | LeftOut]:
         """The default set's files, from a folder in which the packages lie unpacked.
 
-        The same folder gives the same items in the same order, on every machine. May raise
-        `UserError` where the folder is not what is expected.
+        The same folder gives the same items in the same order, on every machine. Raises
+        `UserError` where the folder is not what is expected, `Missing` where a tool is.
         """
         ...
 
@@ -111,7 +117,8 @@ class Modality(Protocol):
         the modality keeps.
 
         Names need only be unique within the file, and begin with `path.stem`. Raises `UserError`,
-        one sentence that names the file and the way out, for what cannot be used.
+        one sentence that names the file and the way out, for what cannot be used, and `Missing`
+        where no such file could be.
         """
         ...
 
@@ -123,6 +130,7 @@ class Modality(Protocol):
     def judge(self, data: bytes, extension: str) -> str | None:
         """Why a generated file is not valid, in a few words; None if it is.
 
-        Valid means that an ordinary program opens it and finds nothing wrong.
+        Valid means that an ordinary program opens it and finds nothing wrong. Raises `Missing`
+        where it cannot be told.
         """
         ...

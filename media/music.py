@@ -16,7 +16,7 @@ from pathlib import Path
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from media import abcmidi
-from media.modality import Debian, Item, LeftOut, Progress, PyPI
+from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
 from media.text import decode
 
 _COLLECTIONS = ("airdsAirs", "miscFolk", "nottingham-dataset", "oneills1850", "ryansMammoth")
@@ -105,15 +105,17 @@ class Music:
             if extension == "abc":
                 return {"mid": abcmidi.to_midi(data)}
             return {"abc": abcmidi.to_abc(data)}
-        except (abcmidi.Missing, abcmidi.Refused):
+        except (Missing, abcmidi.Refused):
             return {}
 
     def judge(self, data: bytes, extension: str) -> str | None:
         if extension == "mid":
             try:
                 plain_midi(data, "it")
-            except UserError as error:
-                return str(error)
+            except Missing:
+                raise
+            except UserError:
+                return "no whole MIDI file"
             return None
         if not split_tunes(data.decode(errors="replace")):
             return "no ABC tune"
@@ -180,7 +182,7 @@ def plain_midi(data: bytes, name: str) -> bytes:
     try:
         import mido
     except ImportError:
-        raise UserError(
+        raise Missing(
             f"{name}: MIDI files are read by mido; install it with"
             " pip install 'neural-cpu-lab[media]'"
         ) from None

@@ -21,15 +21,10 @@ from typing import Any
 
 import platformdirs
 
-from cpusim.errors import UserError
-from media.modality import Debian, Progress, PyPI
+from media.modality import Debian, Missing, Progress, PyPI
 
 _MOST_SECONDS = 900
 """A package of 30 MB over a slow line takes minutes; a server that says nothing, for ever."""
-
-
-class Unavailable(UserError):
-    """A package that cannot be had here, and what would help."""
 
 
 def cache_folder() -> Path:
@@ -43,7 +38,7 @@ def fetch(
     """Unpack each package into `folder`, under its name; what each was, as plain values.
 
     Versions and hashes stand there: `sha256` is that of the unpacked files, their names included.
-    Raises `Unavailable`.
+    Raises `Missing`.
     """
     got = []
     for done, package in enumerate(packages):
@@ -90,7 +85,7 @@ def content_hash(folder: Path) -> str:
 
 def _fetch_debian(package: Debian, into: Path) -> str:
     if (reason := obstacle([package])) is not None:
-        raise Unavailable(reason)
+        raise Missing(reason)
     with tempfile.TemporaryDirectory(dir=into.parent) as temporary:
         _run(
             ["apt-get", "download", package.name],
@@ -115,7 +110,7 @@ def _fetch_pypi(package: PyPI, into: Path) -> str:
         return package.version
     pip = _pip()
     if pip is None:
-        raise Unavailable(obstacle([package]) or "pip is missing")
+        raise Missing(obstacle([package]) or "pip is missing")
     with tempfile.TemporaryDirectory(dir=into.parent) as temporary:
         _run(
             [
@@ -156,7 +151,7 @@ def _pip() -> list[str] | None:
 
 
 def _run(words: list[str], folder: Path, failure: str) -> str:
-    """What a program prints. Raises `Unavailable`, with its own last words, if it fails."""
+    """What a program prints. Raises `Missing`, with its own last words, if it fails."""
     try:
         done = subprocess.run(
             words,
@@ -170,11 +165,11 @@ def _run(words: list[str], folder: Path, failure: str) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"{failure} (no answer in {_MOST_SECONDS // 60} minutes)") from None
+        raise Missing(f"{failure} (no answer in {_MOST_SECONDS // 60} minutes)") from None
     except OSError as error:
-        raise Unavailable(f"{failure} ({words[0]}: {error.strerror})") from None
+        raise Missing(f"{failure} ({words[0]}: {error.strerror})") from None
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         said = [line for line in lines if line.startswith(("E:", "ERROR:"))] or lines
-        raise Unavailable(f"{failure} ({said[-1] if said else f'exit code {done.returncode}'})")
+        raise Missing(f"{failure} ({said[-1] if said else f'exit code {done.returncode}'})")
     return done.stdout

