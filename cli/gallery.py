@@ -157,7 +157,7 @@ def _writers(models: tuple[str, ...], settings: Settings) -> dict[str, Writer]:
         name, equals, rest = text.partition("=")
         named = bool(equals) and name in (halls.CPU, *registry.names())
         path = Path(rest if named else text)
-        writer = halls.load_writer(path, str(path), settings)
+        writer = halls.load_writer(path, "/".join(path.parts[-2:]), settings)
         if not named:
             name = halls.room_of(path, writer.info)
         if name in writers:

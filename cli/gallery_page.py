@@ -2,7 +2,7 @@
 
     DIR/index.html      the page, its style and its scripts
     DIR/gallery.json    the figures, for programs
-    DIR/ROOM/*          each file, and a tune's sound as WAV
+    DIR/ROOM/*          each file, a tune's sound as WAV, and whose a sample is
 
 Files may hold anything at all, the written ones above all: the template escapes what it is given,
 and the page's own policy lets only its own scripts run and loads nothing but files beside it.
@@ -35,6 +35,7 @@ from media.modality import Missing
 
 MANIFEST = "gallery.json"
 _ASSETS = "gallery_assets"
+_ATTRIBUTION = "ATTRIBUTION.md"
 _ABCJS = "abcjs-basic-min.js"
 _PICTURES = ("png", "jpg", "jpeg", "gif", "webp", "bmp")
 _SOUNDS = ("wav", "mp3", "ogg", "flac")
@@ -59,7 +60,7 @@ class Card:
 
     `kind`: picture, sound, score, roll, text or bytes. `file`: its place below the folder;
     `source`: that of what an <img> or <audio> loads. `text`: what stands in a <pre>. `drawing`:
-    SVG. `says`: what the picture or drawing shows, for those who do not see it.
+    SVG. `title`: of a tune. `says`: what the picture or drawing shows, for those who do not see it.
     """
 
     exhibit: Exhibit
@@ -68,6 +69,7 @@ class Card:
     source: str = ""
     text: str = ""
     drawing: Markup | str = ""
+    title: str = ""
     says: str = ""
 
 
@@ -90,6 +92,12 @@ class _ShelfView:
     written: _Wall
     real: _Wall
 
+    @property
+    def layout(self) -> str:
+        """The kind of card that decides how wide all of them are."""
+        kinds = [card.kind for wall in (self.written, self.real) for card in wall.cards]
+        return min(kinds, key=lambda kind: (kind == "bytes") + (kind in ("bytes", "text")))
+
 
 def write(
     folder: Path, rooms: Sequence[Room], cpu: CpuRoom | None, settings: Settings, about: About
@@ -104,6 +112,9 @@ def write(
     }
     page = _page(hung, cpu, settings, about, scores="score" in kinds)
     (folder / "index.html").write_bytes(page)
+    for room in rooms:
+        if room.attribution:
+            (folder / room.name / _ATTRIBUTION).write_text(room.attribution, encoding="utf-8")
     manifest = _manifest(hung, cpu, settings, about)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
@@ -134,6 +145,7 @@ def _page(
     environment.filters.update(share=percent, bits=_bits)
     text = environment.get_template("gallery.html").render(
         about=about,
+        attribution=_ATTRIBUTION,
         abcjs_licence=html_report.asset("abcjs-LICENSE.md", _ASSETS) if scores else "",
         command=shlex.join(about.command),
         cpu=cpu,
@@ -215,13 +227,13 @@ def _score(folder: Path, exhibit: Exhibit, file: str, source: str) -> Card | Non
     text = _as_text((folder / source).read_bytes())
     if text is None:
         return None
-    titles = [line[2:].strip() for line in text.splitlines() if line.startswith("T:")]
-    says = f"score of {titles[0] if titles else _called(exhibit)}"
+    title = next((line[2:].strip() for line in text.splitlines() if line.startswith("T:")), "")
+    says = f"score of {title or _called(exhibit)}"
     tune = _notes(exhibit.forms.get("mid", b""))
     sound = f"{file}.wav" if tune else ""
     if tune:
         (folder / sound).write_bytes(synthesizer.wav(tune))
-    return Card(exhibit, "score", file, sound, text=text, says=says)
+    return Card(exhibit, "score", file, sound, text=text, title=title, says=says)
 
 
 def _roll(folder: Path, exhibit: Exhibit, file: str, source: str) -> Card | None:
@@ -322,17 +334,19 @@ def _pitch(number: int) -> str:
 
 
 def _bits(value: float | None) -> str:
-    """Bits per byte: three digits behind the point, or two that count."""
+    """Bits per byte: three digits behind the point, six for a model that knows nearly all."""
     if value is None or not math.isfinite(value):
         return "\u2013"
-    return f"{value:.3f}" if value >= 0.01 or value == 0 else f"{value:.2g}"
+    return f"{value:.3f}" if value >= 0.01 else f"{value:.6f}"
 
 
 def _facts(writer: Writer) -> dict[str, str]:
     """Where a checkpoint comes from, in words; a user's file may say anything, or nothing."""
     info = writer.info
-    facts = {"Checkpoint": f"{writer.shown}, {writer.parameters:,} parameters"}
-    facts["Its weights"] = writer.fingerprint[:16]
+    facts = {
+        "Checkpoint": f"{writer.shown}, {writer.parameters:,} parameters",
+        "Name of its weights": writer.fingerprint[:16],
+    }
     step, seconds = info.get("step"), info.get("seconds")
     if isinstance(step, int):
         trained = f"{step:,} updates"

@@ -95,7 +95,8 @@ class Room:
 
     `note`: why nothing is written, or nothing real is shown, in a line. `source`, `licence`: of
     the real files. `sample`: whether they are of the small sample that ships. `side`: of the
-    split, on which they stand.
+    split, on which they stand. `held_out`: whether the writer learned from that set's other side.
+    `attribution`: of a sample, the text that says in full whose it is.
     """
 
     name: str
@@ -107,6 +108,8 @@ class Room:
     licence: str = ""
     sample: bool = False
     side: str = ""
+    held_out: bool = False
+    attribution: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,13 +147,14 @@ def room_of(path: Path, info: Mapping[str, Any]) -> str:
 
     Raises `UserError` if that does not tell.
     """
-    data = info.get("data", {})
-    kind = str(data.get("kind", ""))
-    if "CPU" in kind:
+    data = info.get("data")
+    data = data if isinstance(data, dict) else {}
+    if "CPU traces" in str(data.get("kind")):
         return CPU
     if data.get("modality") in registry.names():
         return str(data["modality"])
-    learned = {str(extension).removeprefix(".") for extension in data.get("extensions", ())}
+    extensions = data.get("extensions")
+    learned = {str(one) for one in extensions} if isinstance(extensions, list) else set()
     fitting = [name for name in registry.names() if learned & set(registry.load(name).extensions)]
     if len(fitting) != 1:
         raise UserError(
@@ -204,6 +208,8 @@ def build(
             "licence": found.manifest["licence"],
             "sample": found.kind == "sample",
             "side": side,
+            "held_out": _is_learned(writer, found),
+            "attribution": _attribution(modality) if found.kind == "sample" else "",
         }
         for extension, judge in judges.items():
             for path in _chosen(found, side, extension, settings):
@@ -260,17 +266,35 @@ def _real_set(
 
     Nothing is fetched: a page of a few samples is not worth a download.
     """
-    learned = writer.info.get("data", {}).get("folder") if writer is not None else None
     place = prepared.place_of(modality)
-    for folder in (Path(learned) if learned else place, place):
-        if prepared.is_prepared(folder):
-            found = prepared.read(folder)
-            if found.manifest["modality"] == modality.name:
-                return found
     sample = place.with_name(f"{place.name}-sample")
-    if prepared.is_prepared(sample):
-        return prepared.read(sample)
-    return prepared.from_sample(modality, sample, stages, force=True)
+    learned = _learned(writer).get("folder")
+    folders = [Path(learned)] if isinstance(learned, str) else []
+    sets = [
+        prepared.read(folder)
+        for folder in (*folders, place, sample)
+        if prepared.is_prepared(folder)
+    ]
+    fitting = [found for found in sets if found.manifest["modality"] == modality.name]
+    if not fitting:
+        return prepared.from_sample(modality, sample, stages, force=True)
+    return next((found for found in fitting if _is_learned(writer, found)), fitting[0])
+
+
+def _attribution(modality: Modality) -> str:
+    path = modality.sample.parent / "ATTRIBUTION.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _learned(writer: Writer | None) -> Mapping[str, Any]:
+    """What a checkpoint says of its data."""
+    data = writer.info.get("data") if writer is not None else None
+    return data if isinstance(data, dict) else {}
+
+
+def _is_learned(writer: Writer | None, found: prepared.Prepared) -> bool:
+    """Whether this very set was learned from, wherever it lay."""
+    return _learned(writer).get("set") == found.manifest.get("sha256", "")
 
 
 def _chosen(
