@@ -262,7 +262,9 @@ def _notes(midi: bytes) -> list[synthesizer.Note]:
 
 
 def _as_text(data: bytes) -> str | None:
-    """UTF-8 as it may stand on a page: printable, with line ends and tabs."""
+    """UTF-8 as it may stand on a page, printable; None for what is no text."""
+    if b"\0" in data:
+        return None
     try:
         text = data.decode()
     except UnicodeDecodeError:

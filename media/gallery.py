@@ -294,7 +294,7 @@ def _learned(writer: Writer | None) -> Mapping[str, Any]:
 
 def _is_learned(writer: Writer | None, found: prepared.Prepared) -> bool:
     """Whether this very set was learned from, wherever it lay."""
-    return _learned(writer).get("set") == found.manifest.get("sha256", "")
+    return bool(_learned(writer).get("set") == found.manifest.get("sha256", ""))
 
 
 def _chosen(

@@ -110,5 +110,4 @@ def _tone(pitch: int, length: float) -> npt.NDArray[np.float32]:
             tone += strength * np.sin(2 * np.pi * number * frequency * at)
     envelope = np.minimum(at / _ATTACK, 1) * 0.5 ** (at / _HALF_LIFE)
     released = np.clip((at - length) / _RELEASE, 0, 1)
-    faded: npt.NDArray[np.float32] = tone * envelope * (1 - released)
-    return faded
+    return (tone * envelope * (1 - released)).astype(np.float32)
