@@ -340,7 +340,7 @@ def test_each_kind_is_shown_as_what_it_is_and_a_broken_one_as_bytes(hung: Path) 
         ["picture", "bytes", "picture"],  # in the form that its modality shows it in
     ]
     assert "piano roll" in page(hung)
-    assert "5 notes from C4 to E4" in page(hung)
+    assert "4 notes from C4 to E♭4" in page(hung)
 
 
 def test_what_a_file_holds_is_text_and_no_more(hung: Path) -> None:
