@@ -50,7 +50,7 @@ def media(
     Examples:
       bgpt train media --modality audio
       bgpt train media --modality image --minutes 30 --out runs/shoes
-      bgpt train media --modality music --data tunes --init runs/music --out runs/mine
+      bgpt train media --modality music --data tunes --init runs/music
       bgpt train media --modality audio --resume
     """
     options = TrainOptions(**values)
@@ -63,6 +63,7 @@ def media(
     learned = ""
 
     def source(config: ModelConfig, seed: int, before: dict[str, Any]) -> FileSource:
+        from bytemodel.distributed import leads
         from bytemodel.files_data import FileSource, Skipped, find_items
 
         nonlocal learned
@@ -75,7 +76,8 @@ def media(
             found = prepared.default_set(chosen, Bars(), note)
         else:
             found = prepared.user_set(chosen, folder, Bars(), note)
-        note(found.sentence())
+        if leads():
+            note(found.sentence())
         skipped = Skipped()
         with render.progress("reading", "files") as progress:
             return FileSource(
@@ -95,4 +97,9 @@ def media(
             )
 
     learn(options, "media", source)
-    click.echo(f"or:   bgpt generate --model {options.out} --modality {learned} -n 8 -o samples")
+    from bytemodel.distributed import leads
+
+    if leads():
+        click.echo(
+            f"or:   bgpt generate --model {options.out} --modality {learned} -n 8 -o samples"
+        )

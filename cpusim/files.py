@@ -101,11 +101,13 @@ def refuse_folder(path: Path, *, marker: str, what: str, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, *, marker: str, what: str, force: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    path: Path, *, marker: str, what: str, force: bool = False, shared: bool = False
+) -> Iterator[Path]:
     """A folder beside `path` that becomes `path` at the end, or is gone if that is not reached.
 
-    What must not be replaced is refused as by `refuse_folder`. Raises `UserError` if the folder
-    cannot be written.
+    What must not be replaced is refused as by `refuse_folder`. `shared`: other processes may make
+    the very same folder; the first one stays. Raises `UserError` if the folder cannot be written.
     """
     refuse_folder(path, marker=marker, what=what, force=force)
     try:
@@ -119,7 +121,7 @@ def atomic_folder(path: Path, *, marker: str, what: str, force: bool = False) ->
         mask = os.umask(0)
         os.umask(mask)
         staging.chmod(0o777 & ~mask)
-        if path.exists():
+        if path.exists() and not (shared and (path / marker).is_file()):
             # What was there goes only now that the new folder is whole.
             path.rename(before)
         try:
@@ -129,7 +131,8 @@ def atomic_folder(path: Path, *, marker: str, what: str, force: bool = False) ->
                 before.rename(path)
             raise
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({describe_os_error(error)})") from None
+        if not (shared and (path / marker).is_file()):
+            raise UserError(f"{path}: cannot be written ({describe_os_error(error)})") from None
     finally:
         for rest in (staging, before):
             shutil.rmtree(rest, ignore_errors=True)

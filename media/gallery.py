@@ -277,7 +277,7 @@ def _real_set(
     ]
     fitting = [found for found in sets if found.manifest["modality"] == modality.name]
     if not fitting:
-        return prepared.from_sample(modality, sample, stages, force=True)
+        return prepared.from_sample(modality, sample, stages, force=True, shared=True)
     return next((found for found in fitting if _is_learned(writer, found)), fitting[0])
 
 

