@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cli import comparison as view
@@ -88,24 +88,13 @@ def page(
     which would fill the memory, so `candidate` is asked about these programs again; `progress`
     is called with the number of steps just done. `window`: states before a difference in text.
     """
-    answers: dict[int, Predictions] = {}
-    for place, said in verify(candidate, [result.case for result in programs]):
-        answers[place] = said
-        progress(programs[place].case.steps)
-    environment = Environment(
-        loader=PackageLoader("cli", "report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-        finalize=_printable,
-    )
+    environment = template_environment()
     environment.filters["share"] = view.percent
     environment.globals.update(shade=_shade, read_name=_read_name)
-    script = _asset("viewer.js")
+    script = asset("viewer.js")
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
-        f" script-src 'sha256-{_digest(script)}'"
+        f" script-src {script_source(script)}"
     )
     operands = by_operands(comparison.results)
     forms_reading = {
@@ -119,13 +108,10 @@ def page(
         comparison=comparison,
         depths=by_depth(comparison.results),
         caveats=[line.plain for line in view.caveats(comparison)],
-        data={
-            "fields": FIELDS,
-            "ir": [IR, INSTRUCTION_SIZE],
+        data=viewer_data(comparison, candidate, programs, progress)
+        | {
             "binWidth": BIN_WIDTH,
-            "sides": _sides(comparison),
             "shades": [least for least, _ in _SHADES],
-            "programs": [_program(result, answers[place]) for place, result in enumerate(programs)],
             "operands": {name: _sparse(tally) for name, tally in forms_reading[2].items()},
         },
         diffs=[
@@ -142,8 +128,8 @@ def page(
         more_programs=len(comparison.differing) - sum(not result.exact for result in programs),
         script=Markup(script),
         shades=_SHADES,
-        sides=_sides(comparison),
-        style=Markup(_asset("style.css")),
+        sides=sides(comparison),
+        style=Markup(asset("style.css")),
         version=__version__,
         view=view,
         worst=_worst_form(forms_reading[2]),
@@ -151,12 +137,45 @@ def page(
     return text.encode()
 
 
-def _asset(name: str) -> str:
-    return files("cli").joinpath("report", name).read_text(encoding="utf-8")
+def viewer_data(
+    comparison: Comparison,
+    candidate: Stepper,
+    programs: Sequence[ProgramResult],
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """What `viewer.js` steps through on a page that has `viewer.html`; arguments as of `page`."""
+    answers: dict[int, Predictions] = {}
+    for place, said in verify(candidate, [result.case for result in programs]):
+        answers[place] = said
+        progress(programs[place].case.steps)
+    return {
+        "fields": FIELDS,
+        "ir": [IR, INSTRUCTION_SIZE],
+        "sides": sides(comparison),
+        "programs": [_program(result, answers[place]) for place, result in enumerate(programs)],
+    }
 
 
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+def template_environment(*folders: str) -> Environment:
+    """For templates in these folders of `cli`, and in `report`; what they are given is escaped."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader("cli", folder) for folder in (*folders, "report")]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=printable,
+    )
+
+
+def asset(name: str, folder: str = "report") -> str:
+    """A file that goes into a page as it is."""
+    return files("cli").joinpath(folder, name).read_text(encoding="utf-8")
+
+
+def script_source(script: str) -> str:
+    """The source expression by which a page's policy allows this very script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _sha256(path: Path) -> str:
@@ -167,7 +186,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _printable(value: object) -> object:
+def printable(value: object) -> object:
     """Text without what a name could use to mislead: controls, reversed text, lone surrogates."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
@@ -176,7 +195,7 @@ def _printable(value: object) -> object:
     )
 
 
-def _sides(comparison: Comparison) -> tuple[str, str]:
+def sides(comparison: Comparison) -> tuple[str, str]:
     """What the page calls reference and candidate: `oracle` and `model`, if that tells them."""
     reference, candidate = (
         name.partition(":")[0] for name in (comparison.reference, comparison.candidate)
@@ -237,14 +256,14 @@ def _program(result: ProgramResult, answers: Predictions) -> dict[str, Any]:
         # Verified in another batch, a model in low precision may decide a close call otherwise.
         said_p = np.where(answers.tokens[rows] == said, said_p[rows], np.nan)
     return {
-        "name": _printable(result.case.name),
+        "name": printable(result.case.name),
         "first": first,
         "last": last,
         "end": end,
         "difference": difference.step if difference else None,
         "kind": str(difference.kind) if difference else None,
-        "refusal": _printable(difference.refusal) if difference else None,
-        "open": _printable(result.case.open_because),
+        "refusal": printable(difference.refusal) if difference else None,
+        "open": printable(result.case.open_because),
         "listing": disassemble(result.case.memory.tobytes()),
         "known": known,
         "records": [record.tobytes().hex() for record in records],

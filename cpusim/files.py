@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,3 +92,57 @@ def atomic_write(path: Path, *, force: bool = False, durable: bool = True) -> It
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_folder(path: Path, *, marker: str, what: str, force: bool) -> None:
+    """Raise `UserError` if making a folder there would destroy something.
+
+    `force` replaces a folder of the same kind, which holds a file `marker` and which `what`
+    calls by name; never another one.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not path.is_dir():
+        raise UserError(f"{path}: is a file where a folder is to be made; name another")
+    if not (path / marker).is_file():
+        raise UserError(f"{path}: holds something other than {what}; name another folder")
+    if not force:
+        raise UserError(f"{path}: already exists; use --force to replace it")
+
+
+@contextlib.contextmanager
+def atomic_folder(
+    path: Path, *, marker: str, what: str, force: bool = False, shared: bool = False
+) -> Iterator[Path]:
+    """A folder beside `path` that becomes `path` at the end, or is gone if that is not reached.
+
+    What must not be replaced is refused as by `refuse_folder`. `shared`: other processes may make
+    the very same folder; the first one stays. Raises `UserError` if the folder cannot be written.
+    """
+    refuse_folder(path, marker=marker, what=what, force=force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({describe_os_error(error)})") from None
+    before = staging.with_suffix(".before")
+    try:
+        yield staging
+        mask = os.umask(0)
+        os.umask(mask)
+        staging.chmod(0o777 & ~mask)
+        if path.exists() and not (shared and (path / marker).is_file()):
+            # What was there goes only now that the new folder is whole.
+            path.rename(before)
+        try:
+            staging.rename(path)
+        except BaseException:
+            if before.exists():
+                before.rename(path)
+            raise
+    except OSError as error:
+        if not (shared and (path / marker).is_file()):
+            raise UserError(f"{path}: cannot be written ({describe_os_error(error)})") from None
+    finally:
+        for rest in (staging, before):
+            shutil.rmtree(rest, ignore_errors=True)

@@ -205,14 +205,14 @@ def plain_midi(data: bytes, name: str) -> bytes:
     try:
         file = mido.MidiFile(file=io.BytesIO(data))
         tracks = [_track(track) for track in file.tracks]
+        head = b"".join(
+            number.to_bytes(2, "big") for number in (file.type, len(tracks), file.ticks_per_beat)
+        )
     except Exception:
         # mido's reader raises anything at all for damaged files.
         tracks = []
     if not tracks:
         raise UserError(f"{name}: is no whole MIDI file; restore it or leave it out")
-    head = b"".join(
-        number.to_bytes(2, "big") for number in (file.type, len(tracks), file.ticks_per_beat)
-    )
     return b"MThd\0\0\0\x06" + head + b"".join(tracks)
 
 

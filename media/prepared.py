@@ -14,17 +14,17 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cpusim
+from cpusim import files
 from cpusim.errors import UserError
-from cpusim.files import describe_os_error, read_bytes
+from cpusim.files import read_bytes
 from media import packages, split
 from media.modality import SIDES, Item, LeftOut, Missing, Modality, Progress
 
@@ -330,49 +330,15 @@ def _write(
     (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-@contextmanager
-def _staging(out: Path, *, force: bool, shared: bool) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` at the end, or is gone if that is not reached.
-
-    `shared`: other processes may make the very same set; the first one stays.
-    """
-    refuse_folder(out, force=force)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({describe_os_error(error)})") from None
-    before = staging.with_suffix(".before")
-    try:
-        yield staging
-        mask = os.umask(0)
-        os.umask(mask)
-        staging.chmod(0o777 & ~mask)
-        if out.exists() and not (shared and is_prepared(out)):
-            # What was there goes only now that the new set is whole.
-            out.rename(before)
-        staging.rename(out)
-    except OSError as error:
-        if not (shared and is_prepared(out)):
-            raise UserError(f"{out}: cannot be written ({describe_os_error(error)})") from None
-    finally:
-        for rest in (staging, before):
-            shutil.rmtree(rest, ignore_errors=True)
-
-
 def refuse_folder(out: Path, *, force: bool) -> None:
-    """Raise `UserError` if writing a set there would destroy something that is none.
+    """Raise `UserError` if making a set there would destroy something; see `cpusim.files`."""
+    files.refuse_folder(out, marker=MANIFEST, what="a prepared set", force=force)
 
-    `force` replaces a set, never another folder.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir():
-        raise UserError(f"{out}: is a file where a folder is to be made; name another")
-    if not is_prepared(out):
-        raise UserError(f"{out}: holds something other than a prepared set; name another folder")
-    if not force:
-        raise UserError(f"{out}: already exists; use --force to replace it")
+
+def _staging(out: Path, *, force: bool, shared: bool) -> AbstractContextManager[Path]:
+    return files.atomic_folder(
+        out, marker=MANIFEST, what="a prepared set", force=force, shared=shared
+    )
 
 
 def _unlike(taken: set[str], name: str) -> str:

@@ -215,7 +215,8 @@
       if (!action || event.ctrlKey || event.altKey || event.metaKey) return;
       const { target } = event;
       // Keys act in the viewer, or where nothing else has the focus that could want them.
-      if (target !== document.body && !viewer.contains(target)) return;
+      const elsewhere = target === document.body && !("inside" in viewer.dataset);
+      if (!elsewhere && !viewer.contains(target)) return;
       if (target.tagName === "SELECT") return;
       const letter = event.key.length === 1;
       if (letter && !$("letters").checked) return;

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -40,12 +36,7 @@ from cpusim.lockstep import (
     record,
 )
 from cpusim.reference import run
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-in_a_browser = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs Debian's packages chromium and chromium-driver"
-)
+from tests.cli.browser import CONTRASTS, Outline, check_structure, in_a_browser, media, press
 
 PROGRAM = "LOADI 5\nPOP A\nADD A B\nSWAP A\nMUL A C\nDIV B C D\nHLT\n"
 START = bytes([0, 253, 0, 0, 0, 0, 63, 235, *[7] * 8])
@@ -274,21 +265,6 @@ def _about() -> html_report.About:
     return html_report.About("", {}, [], [], datetime(2026, 1, 1, tzinfo=UTC), 0)
 
 
-class Outline(HTMLParser):
-    """Start tags in order, and the text of each element that matters here."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def all(self, *names: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.tags if tag in names]
-
-
 def test_the_page_refers_to_nothing_outside_itself(report: Path) -> None:
     outline = Outline(report.read_text())
     assert not outline.all("img", "iframe", "object", "embed", "video", "audio", "base", "form")
@@ -306,21 +282,7 @@ def test_the_page_refers_to_nothing_outside_itself(report: Path) -> None:
 
 def test_the_page_has_the_structure_that_a_screen_reader_goes_by(report: Path) -> None:
     outline = Outline(report.read_text())
-    assert outline.all("html") == [{"lang": "en"}]
-    levels = [int(tag[1]) for tag, _ in outline.tags if re.fullmatch("h[1-6]", tag)]
-    assert levels.count(1) == 1 == levels[0]
-    assert all(after <= before + 1 for before, after in pairwise(levels))
-    for landmark in ("header", "nav", "main"):
-        assert len(outline.all(landmark)) == 1
-    ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    referred = {
-        word
-        for _, attributes in outline.tags
-        for name in ("aria-labelledby", "aria-describedby", "for")
-        for word in (attributes.get(name) or "").split()
-    }
-    assert referred <= set(ids)
+    check_structure(outline)
     assert all("scope" in attributes for attributes in outline.all("th"))
     # The one table without a caption gets it from the script, with its content.
     assert len(outline.all("caption")) == len(outline.all("table")) - 1
@@ -350,25 +312,6 @@ def test_names_are_escaped_and_cannot_turn_the_text_round(report: Path) -> None:
 # In a browser -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",  # root, as in a container, has none
-        "--disable-dev-shm-usage",
-        "--disable-gpu",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--window-size=1200,1000",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def browser(chromium: webdriver.Chrome, report: Path) -> webdriver.Chrome:
     """The report, freshly opened."""
@@ -376,16 +319,6 @@ def browser(chromium: webdriver.Chrome, report: Path) -> webdriver.Chrome:
     chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     chromium.get(report.as_uri())
     return chromium
-
-
-def media(driver: webdriver.Chrome, kind: str = "screen", **features: str) -> None:
-    chosen = [{"name": name.replace("_", "-"), "value": v} for name, v in features.items()]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": kind, "features": chosen})
-
-
-def press(driver: webdriver.Chrome, *keys: str) -> None:
-    for key in keys:
-        driver.switch_to.active_element.send_keys(key)
 
 
 def status(driver: webdriver.Chrome) -> str:
@@ -598,43 +531,6 @@ def test_the_table_of_instructions_sorts(browser: webdriver.Chrome) -> None:
     assert browser.find_element(By.CSS_SELECTOR, "#forms th[aria-sort]").text.startswith("Wrong")
     head.click()
     assert column(4)[-1] == "3"
-
-
-CONTRASTS = """
-const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-function rgba(text) {
-  canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = text; canvas.fillRect(0, 0, 1, 1);
-  const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
-  return [r, g, b, a / 255];
-}
-function behind(element) {
-  for (let e = element; e; e = e.parentElement) {
-    const [r, g, b, a] = rgba(getComputedStyle(e).backgroundColor);
-    if (a === 1) return [r, g, b];
-    if (a > 0) throw new Error('translucent: ' + e.outerHTML.slice(0, 99));
-  }
-  throw new Error('nothing behind');
-}
-function luminance(color) {
-  const [r, g, b] = color.map((c) => c / 255)
-    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-}
-const found = {};
-for (const details of document.querySelectorAll('details')) details.open = true;
-for (const e of document.querySelectorAll('body *')) {
-  const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-  if (!own || !e.checkVisibility() || e.matches('script, option')) continue;
-  const style = getComputedStyle(e);
-  const [one, other] = [luminance(rgba(style.color)), luminance(behind(e))];
-  const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
-  const key = [style.color, behind(e)].join(' on ');
-  const large = parseFloat(style.fontSize) >= 24;
-  const name = e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 20);
-  if (!(key in found) || !large) found[key] = [ratio, large, name];
-}
-return Object.values(found);
-"""
 
 
 @in_a_browser
