@@ -37,6 +37,7 @@ from cpusim.files import atomic_write, read_bytes, refuse_existing
         "classify": "cli.classify:classify",
         "modalities": "cli.media:modalities",
         "data": "cli.media:data",
+        "compare": "cli.notes:compare_tunes",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
