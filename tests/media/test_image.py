@@ -1,0 +1,122 @@
+"""Pictures of every kind that users have become 32 x 32 BMP, or are refused by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cpusim.errors import UserError
+from media.image import IMAGE
+
+
+def pixels(path: Path) -> np.ndarray:
+    """What the modality makes of a file, (32, 32, 3)."""
+    (item,) = IMAGE.read(path)
+    assert item.name == f"{path.stem}.bmp"
+    assert IMAGE.judge(item.data, "bmp") is None
+    assert len(item.data) == 3126
+    return np.asarray(Image.open(io.BytesIO(item.data)))
+
+
+def save(path: Path, picture: Image.Image, **options: object) -> Path:
+    picture.save(path, **options)
+    return path
+
+
+def test_a_bmp_of_the_right_size_keeps_its_pixels(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    path = save(tmp_path / "a.bmp", Image.fromarray(values))
+    assert (pixels(path) == values).all()
+    assert IMAGE.read(path)[0].data == path.read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr"])
+def test_every_mode_shows_its_colour(mode: str, tmp_path: Path) -> None:
+    red = Image.new("RGB", (64, 48), (250, 10, 10)).convert(mode, dither=Image.Dither.NONE)
+    form = {"CMYK": "jpg", "YCbCr": "jpg"}.get(mode, "png")
+    found = pixels(save(tmp_path / f"red.{form}", red))
+    expected = np.asarray(red.convert("RGB"))[0, 0].astype(int)
+    assert (np.abs(found.astype(int) - expected) <= 3).all()
+
+
+def test_sixteen_bits_of_grey_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.full((40, 40), 0x8000, np.uint16))
+    assert (pixels(save(tmp_path / "grey.png", grey)) == 128).all()
+    light = Image.fromarray(np.full((40, 40), 0.5, np.float32))
+    assert (pixels(save(tmp_path / "light.tif", light)) == 128).all()
+
+
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (32, 32), (9, 9, 9, 0))
+    assert (pixels(save(tmp_path / "clear.png", clear)) == 255).all()
+    palette = Image.new("P", (32, 32), 0)
+    assert (pixels(save(tmp_path / "p.png", palette, transparency=0)) == 255).all()
+
+
+def test_a_wide_picture_is_cut_to_its_middle_and_turned_as_it_was_held(tmp_path: Path) -> None:
+    values = np.zeros((32, 96, 3), np.uint8)
+    values[:, 32:64] = 200
+    assert (pixels(save(tmp_path / "wide.png", Image.fromarray(values))) == 200).all()
+    half = np.zeros((32, 32, 3), np.uint8)
+    half[:16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    found = pixels(save(tmp_path / "held.png", Image.fromarray(half), exif=exif))
+    assert (found[:16] == 0).all()
+    assert (found[16:] == 255).all()
+
+
+def test_of_an_animation_the_first_picture_is_taken(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (32, 32), (shade, 0, 0)) for shade in (255, 0)]
+    path = tmp_path / "moving.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert (pixels(path)[..., 0] == 255).all()
+
+
+@pytest.mark.parametrize("data", [b"", b"BM", b"\x89PNG\r\n\x1a\n and no more", b"hello there"])
+def test_what_is_no_picture_is_refused_in_one_sentence(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "bad.png"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"bad\.png: cannot be read as a picture; leave it out, or"):
+        IMAGE.read(path)
+
+
+def test_a_picture_cut_short_or_far_too_large_is_refused(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)
+    path = save(tmp_path / "short.png", Image.fromarray(values))
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises(UserError, match=r"short\.png: cannot be read as a picture"):
+        IMAGE.read(path)
+    huge = save(tmp_path / "huge.png", Image.new("1", (20_000, 20_000)))
+    with pytest.raises(UserError, match=r"huge\.png: is too large as a picture"):
+        IMAGE.read(huge)
+
+
+@given(st.binary(max_size=80), st.integers(0, 3126))
+def test_any_bytes_are_judged(tail: bytes, cut: int) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (32, 32), "white").save(out, "BMP")
+    good = out.getvalue()
+    for data in (tail, b"BM" + tail, good[:cut], good[:cut] + tail):
+        verdict = IMAGE.judge(data, "bmp")
+        assert verdict is None or verdict
+        if verdict is None:
+            assert IMAGE.show(data, "bmp")["png"].startswith(b"\x89PNG")
+    assert (IMAGE.judge(good[:cut], "bmp") is None) == (cut == len(good))
+
+
+def test_pictures_that_look_alike_share_a_key(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    values = random.integers(0, 8, (8, 8, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1) * 32 + 15
+    noisy = values + random.integers(0, 4, values.shape, dtype=np.uint8)
+    keys = [
+        IMAGE.read(save(tmp_path / f"{name}.png", Image.fromarray(picture)))[0].keys
+        for name, picture in (("a", values), ("b", noisy), ("c", values[::-1]))
+    ]
+    assert keys[0] == keys[1] != keys[2]

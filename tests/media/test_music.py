@@ -1,0 +1,175 @@
+"""Tunes that users have become clean ABC and plain MIDI, or are refused by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import mido
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cpusim.errors import UserError
+from media import abcmidi
+from media.modality import Item, LeftOut
+from media.music import MUSIC, clean, plain_midi, split_tunes
+
+TUNE = """X: 7
+T:The Lost Key
+% a comment
+I:speed 300
+M:4/4
+L:1/8
+K:G
+"Em"~G2 uAB vcd ef|H"D7"g4 .d4 %% and one more
+w:la la~la
+|:k(3gfe d2 !trill!c2 B2:|
+"""
+
+
+def notes(midi: bytes) -> list[tuple[int, int]]:
+    """(tick, pitch) of every note that begins."""
+    found = []
+    for track in mido.MidiFile(file=io.BytesIO(midi)).tracks:
+        time = 0
+        for message in track:
+            time += message.time
+            if message.type == "note_on" and message.velocity:
+                found.append((time, message.note))
+    return found
+
+
+def test_what_does_not_sound_is_cleaned_away() -> None:
+    assert clean(TUNE) == (
+        "X:1\nT:The Lost Key\nM:4/4\nL:1/8\nK:G\nG2 AB cd ef|g4 .d4\nw:la la~la\n"
+        "|:(3gfe d2 !trill!c2 B2:|\n"
+    )
+
+
+def test_a_book_is_split_into_tunes_and_bad_ends_are_cut() -> None:
+    text = f"% a book\n\n{TUNE}\nwords between\n\nX:8\nT:no key\nabc\n\n{TUNE.replace('7', '9')}"
+    assert [tune.splitlines()[0] for tune in split_tunes(text)] == ["X: 7", "X: 9"]
+    assert split_tunes("no tune at all") == []
+
+
+def test_a_tune_becomes_a_pair_and_the_same_one_every_time(tmp_path: Path) -> None:
+    path = tmp_path / "lost.abc"
+    path.write_text(TUNE)
+    abc, midi = MUSIC.read(path)
+    assert (abc.name, midi.name) == ("lost.abc", "lost.mid")
+    assert abc.keys == midi.keys
+    assert notes(midi.data)[:3] == [(1, 67), (481, 69), (721, 71)]
+    other = tmp_path / "another name.abc"
+    other.write_bytes(path.read_text().encode("utf-16"))
+    assert [item.data for item in MUSIC.read(other)] == [abc.data, midi.data]
+
+
+def test_an_error_in_a_tune_is_named_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "book.abc"
+    path.write_text(f"{TUNE}\nX:2\nT:The Wrong Turn\nK:C\nCDE]F|\n")
+    with pytest.raises(UserError) as caught:
+        MUSIC.read(path)
+    assert str(caught.value).startswith(
+        f"{path}: tune 2 (The Wrong Turn) is no clean ABC (line 4, character "
+    )
+    for text in ("", "no tune", "X:1\nT:no key\nabc\n"):
+        path.write_text(text)
+        with pytest.raises(UserError, match="holds no ABC tune"):
+            MUSIC.read(path)
+
+
+def test_titles_and_openings_are_keys_whatever_the_spelling_and_the_key(tmp_path: Path) -> None:
+    def keys(title: str, key: str, body: str) -> set[str]:
+        path = tmp_path / "a.abc"
+        path.write_text(f"X:1\nT:{title}\nK:{key}\n{body}|\n")
+        return set(MUSIC.read(path)[0].keys)
+
+    one = keys("The Merry Tailor", "G", "GABc dedc BAGA BcdB GFED")
+    assert one & keys("Merry Tailor, The.", "C", "CCCC DDDD")
+    assert one & keys("Something else", "A", "ABcd efed cBAB cdec AGFE")
+    assert not one & keys("Something else", "A", "ABcd efef cBAB cdec AGFE")
+
+
+def test_running_status_is_written_out(tmp_path: Path) -> None:
+    on = b"\x00\x90\x3c\x40" + b"\x10\x40\x40" + b"\x10\x3c\x00" + b"\x00\x40\x00"
+    track = on + b"\x00\xff\x2f\x00"
+    path = tmp_path / "running.mid"
+    head = b"MThd\0\0\0\6\0\0\0\1\0\x60"
+    path.write_bytes(head + b"MTrk" + len(track).to_bytes(4, "big") + track)
+    (item,) = MUSIC.read(path)
+    assert item.name == "running.mid"
+    assert notes(item.data) == notes(path.read_bytes()) == [(0, 60), (16, 64)]
+    assert item.data.count(b"\x90") == 4
+    assert plain_midi(item.data, "it") == item.data
+
+
+def test_the_midi_of_abc2midi_is_plain_already() -> None:
+    for path in sorted(MUSIC.sample.glob("*.mid"))[:20]:
+        assert plain_midi(path.read_bytes(), "it") == path.read_bytes()
+
+
+def test_system_messages_and_missing_ends_survive() -> None:
+    file = mido.MidiFile()
+    track = mido.MidiTrack(
+        [mido.Message("sysex", data=(1, 2, 3)), mido.MetaMessage("lyrics", text="la")]
+    )
+    track.append(mido.Message("note_on", note=60, time=70_000))
+    file.tracks.append(track)
+    out = io.BytesIO()
+    file.save(file=out)
+    plain = plain_midi(out.getvalue(), "it")
+    read = mido.MidiFile(file=io.BytesIO(plain))
+    assert [message.type for message in read.tracks[0]] == [
+        *("sysex", "lyrics", "note_on", "end_of_track")
+    ]
+    assert notes(plain) == [(70_000, 60)]
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_midi_or_refused(tail: bytes) -> None:
+    for data in (tail, b"MThd\0\0\0\6\0\0\0\1\0\x60MTrk\0\0\0\x10" + tail):
+        if MUSIC.judge(data, "mid") is None:
+            assert plain_midi(plain_midi(data, "it"), "it") == plain_midi(data, "it")
+        else:
+            with pytest.raises(UserError, match="it: is no whole MIDI file"):
+                plain_midi(data, "it")
+
+
+def test_generated_tunes_are_judged_and_shown_in_the_other_form() -> None:
+    abc = clean(TUNE).encode()
+    assert MUSIC.judge(abc, "abc") is None
+    midi = MUSIC.show(abc, "abc")["mid"]
+    assert MUSIC.judge(midi, "mid") is None
+    assert b"K:" in MUSIC.show(midi, "mid")["abc"]
+    assert MUSIC.judge(b"hello", "abc") == "no ABC tune"
+    assert "line 3" in (MUSIC.judge(b"X:1\nK:C\nCDE]F\n", "abc") or "")
+    assert MUSIC.judge(midi[:-5], "mid") == "no whole MIDI file"
+    assert MUSIC.judge(b"\xff\xfe", "abc") == "no ABC tune"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"X:1\nK:C\n" + bytes(range(256)) * 4, b"X:1\nK:\n" + b"[" * 5000]
+)
+def test_hostile_tunes_end_in_a_refusal_or_a_file(data: bytes) -> None:
+    try:
+        made = abcmidi.to_midi(data)
+    except abcmidi.Refused:
+        return
+    assert made.startswith(b"MThd")
+
+
+def test_repeats_and_tunes_with_errors_are_left_out_of_the_default_set(tmp_path: Path) -> None:
+    folder = tmp_path / "music21" / "corpus" / "oneills1850"
+    folder.mkdir(parents=True)
+    (folder / "a.abc").write_text(f"{TUNE}\n{TUNE}\nX:2\nT:bad\nK:C\nCD]E\n")
+    other = folder.parent / "essenFolksong"
+    other.mkdir()
+    (other / "b.abc").write_text(TUNE.replace("Lost", "Found"))
+    found = list(MUSIC.items(tmp_path, lambda _done, _total: None))
+    assert [item.name for item in found if isinstance(item, Item)] == [
+        "oneills1850_a-001.abc",
+        "oneills1850_a-001.mid",
+    ]
+    reasons = [item.reason for item in found if isinstance(item, LeftOut)]
+    assert reasons == ["the same tune again", "abc2midi finds errors"]
