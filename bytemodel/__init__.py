@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from bytemodel.compression import CompressionError, compress, compressed_size, decompress
     from bytemodel.config import ModelConfig, preset
+    from bytemodel.conversion import Converted, convert
     from bytemodel.cpu import load_stepper, shipped_checkpoint
     from bytemodel.generate import GREEDY, Generated, Sampling
     from bytemodel.generate import generate as generate_files
@@ -45,6 +46,7 @@ _PLACES = {
     "Classifier": "classifier:Classifier",
     "CompressionError": "compression:CompressionError",
     "Confusion": "classify:Confusion",
+    "Converted": "conversion:Converted",
     "GREEDY": "generate:GREEDY",
     "Generated": "generate:Generated",
     "LabelledSource": "labelled:LabelledSource",
@@ -56,6 +58,7 @@ _PLACES = {
     "classify_file": "classifier:classify",
     "compress": "compression:compress",
     "compressed_size": "compression:compressed_size",
+    "convert": "conversion:convert",
     "decompress": "compression:decompress",
     "draw_bits": "pictures:draw_bits",
     "draw_confusion": "pictures:draw_confusion",
@@ -85,6 +88,7 @@ __all__ = [
     "Classifier",
     "CompressionError",
     "Confusion",
+    "Converted",
     "Generated",
     "LabelledSource",
     "ModelConfig",
@@ -95,6 +99,7 @@ __all__ = [
     "classify_file",
     "compress",
     "compressed_size",
+    "convert",
     "decompress",
     "draw_bits",
     "draw_confusion",

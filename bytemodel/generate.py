@@ -9,11 +9,12 @@ Shape suffixes: B streams, P patches, S patch size, V vocabulary (257).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -222,7 +223,7 @@ class Generated:
     ended: bool
 
 
-_STREAMS = 64
+STREAMS = 64
 """Files written in step: their keys and values, a few MB each, stay in memory."""
 
 
@@ -254,48 +255,85 @@ def generate(
     limit = room if max_patches is None else min(max_patches, room)
     rng = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     draft = rough_copy(model, dtype) if count == 1 else None
+    known = list(prefix[whole:])
+    heads_BPS = torch.from_numpy(head).expand(count, -1, -1)
     return (
-        Generated(prefix[:whole] + decode_bytes(patches), ended)
-        for first in range(0, count, _STREAMS)
-        for patches, ended in _write_in_step(
-            Session(model, dtype=dtype, draft=draft),
-            head,
-            list(prefix[whole:]),
-            min(_STREAMS, count - first),
-            limit,
-            sampling,
-            rng,
+        Generated(prefix[:whole] + decode_bytes(written.patches), written.ended)
+        for some_BPS in torch.split(heads_BPS, STREAMS)
+        for _, written in sorted(
+            write_in_step(
+                Session(model, dtype=dtype, draft=draft),
+                some_BPS,
+                limit=limit,
+                known=known,
+                sampling=sampling,
+                rng=rng,
+            ),
+            key=lambda stream: stream[0],
         )
     )
 
 
-def _write_in_step(
+class Written(NamedTuple):
+    """What a stream wrote.
+
+    `patches`: the bytes known of the first one included. `ended`: whether the model ended it, or
+    the limit did. `bits`: float32, the surprisal of each byte that the model chose and, if it
+    ended the file, of that 256; as the model says, however it was sampled.
+    """
+
+    patches: Patches
+    ended: bool
+    bits: npt.NDArray[np.float32]
+
+
+def write_in_step(
     session: Session,
-    head: Patches,
-    tail: list[int],
-    count: int,
+    heads_BPS: Tensor,
+    *,
     limit: int,
+    known: Sequence[int] = (),
     sampling: Sampling,
     rng: torch.Generator,
-) -> list[tuple[Patches, bool]]:
-    """`count` continuations of `head`, each with whether the model ended it; they begin with the
-    bytes `tail`."""
-    session.append(torch.from_numpy(head).expand(count, -1, -1))
-    known_BT = torch.tensor(tail, dtype=torch.int64).expand(count, -1)
-    written: list[list[Patches]] = [[] for _ in range(count)]
-    ended = [False] * count
-    alive = torch.arange(count)
-    for added in range(limit):
-        patch_BS = session.next_patch(sampling, rng=rng, known_BT=None if added else known_BT)
+) -> Iterator[tuple[int, Written]]:
+    """Continue each of `heads_BPS` by at most `limit` patches, at least one; each with its number
+    as soon as it is done. All continuations begin with the bytes `known`, less than a patch."""
+    session.append(heads_BPS)
+    alive = list(range(len(heads_BPS)))
+    known_BT: Tensor | None = torch.tensor(known, dtype=torch.int64).expand(len(alive), -1)
+    patches: list[list[Patches]] = [[] for _ in alive]
+    bits: list[list[npt.NDArray[np.float32]]] = [[] for _ in alive]
+    for added in range(1, limit + 1):
+        logits: list[Tensor] = []
+        patch_BS = session.next_patch(sampling, rng=rng, known_BT=known_BT, logits=logits)
+        chosen_BT = patch_BS if known_BT is None else patch_BS[:, known_BT.shape[1] :]
+        costs = _surprisal(torch.stack(logits, 1), chosen_BT)
         done_B = patch_BS[:, -1] == PAD
-        for row, stream in enumerate(alive.tolist()):
-            written[stream].append(patch_BS[row].cpu().numpy())
-            ended[stream] = bool(done_B[row])
-        if bool(done_B.all()):
-            break
-        if bool(done_B.any()):
+        goes_on = []
+        for stream, patch, cost, done in zip(
+            alive, patch_BS.cpu().numpy(), costs, done_B.tolist(), strict=True
+        ):
+            patches[stream].append(patch)
+            bits[stream].append(cost)
+            if done or added == limit:
+                all_bits = np.concatenate(bits[stream])
+                yield stream, Written(np.stack(patches[stream]), done, all_bits)
+            else:
+                goes_on.append(stream)
+        if not goes_on:
+            return
+        if len(goes_on) < len(alive):
             session.keep(~done_B)
-            alive, patch_BS = alive[~done_B.cpu()], patch_BS[~done_B]
-        if added + 1 < limit:
-            session.append(patch_BS[:, None])
-    return [(np.concatenate(patches), end) for patches, end in zip(written, ended, strict=True)]
+            patch_BS = patch_BS[~done_B]
+        alive, known_BT = goes_on, None
+        session.append(patch_BS[:, None])
+
+
+def _surprisal(logits_BTV: Tensor, tokens_BS: Tensor) -> Iterator[npt.NDArray[np.float32]]:
+    """Bits of each stream's tokens up to the 256 that ends it; those behind it follow from it."""
+    tokens_BT = tokens_BS[:, : logits_BTV.shape[1]]
+    nats_BTV = -logits_BTV.float().log_softmax(-1)
+    bits_BT = nats_BTV.gather(-1, tokens_BT[..., None])[..., 0] / math.log(2)
+    chosen_BT = (tokens_BT == PAD).cumsum(1) < 2
+    for bits_T, chosen_T in zip(bits_BT.cpu().numpy(), chosen_BT.cpu().numpy(), strict=True):
+        yield bits_T[chosen_T]

@@ -179,7 +179,7 @@ class ByteModel(nn.Module):
             nn.init.normal_(patch_table, std=0.02)
             return
         for block in (*self.patch_decoder.blocks, *self.byte_decoder.blocks):
-            # Each block starts as the identity.
+            # Each block starts as the identity; the attention of the byte level is set below.
             nn.init.zeros_(cast(Block, block).attention.out.weight)
             nn.init.zeros_(cast(Block, block).narrow.weight)
 

@@ -75,7 +75,8 @@ def predict_patches(
     tokens = torch.from_numpy(patches).to(device)
     parts = []
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        conditions = model.read(tokens[None])
+        # What stands last is only predicted, so it need not be read.
+        conditions = model.read(tokens[None, :-1])
         for start in range(0, len(targets), TARGETS_AT_ONCE):
             chosen = torch.from_numpy(targets[start : start + TARGETS_AT_ONCE]).to(device)
             wanted = tokens[chosen]
@@ -92,8 +93,10 @@ def predict_sequence(model: ByteModel, patches: Patches, dtype: torch.dtype) -> 
 
     A sequence longer than the model reads is cut into `reading_windows`.
     """
+    # A model that reads one patch predicts each of the others from the first alone.
+    longest = max(model.config.max_patches, 2)
     parts = []
-    for start, first, stop in reading_windows(1, len(patches), model.config.max_patches):
+    for start, first, stop in reading_windows(1, len(patches), longest):
         window = patches[start:stop]
         if start:
             window = np.concatenate([patches[:1], patches[start + 1 : stop]])

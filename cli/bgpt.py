@@ -12,15 +12,14 @@ import click
 from cli.group import CommandGroup
 from cli.options import (
     FILE,
-    device_option,
-    dtype_option,
+    file_extension,
     force_option,
     json_option,
     load_model,
     model_option,
+    writing_options,
 )
 from cpusim import __version__
-from cpusim.errors import UserError
 from cpusim.files import atomic_write, read_bytes, refuse_existing
 
 # Torch takes seconds to import: the commands that use it import it themselves.
@@ -30,6 +29,7 @@ from cpusim.files import atomic_write, read_bytes, refuse_existing
     cls=CommandGroup,
     lazy={
         "train": "cli.training:train",
+        "convert": "cli.conversion:convert",
         "score": "cli.scoring:score",
         "explain": "cli.scoring:explain",
         "compress": "cli.coding:compress",
@@ -117,7 +117,9 @@ def info(path: Path | None, as_json: bool) -> None:
 
 @main.command()
 @model_option
-@click.option("--ext", metavar="EXT", help="What to write: bin, txt, wav, ...")
+@click.option(
+    "--ext", metavar="EXT", callback=file_extension, help="What to write: bin, txt, wav, ..."
+)
 @click.option(
     "--modality",
     metavar="NAME",
@@ -133,49 +135,7 @@ def info(path: Path | None, as_json: bool) -> None:
     show_default=True,
     help="How many files.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=FILE,
-    metavar="DIR",
-    default=".",
-    help="Where to write them. Default: the current folder.",
-)
-@click.option(
-    "--temperature",
-    type=float,
-    metavar="T",
-    default=1.0,
-    show_default=True,
-    help="0 always takes the most probable byte.",
-)
-@click.option(
-    "--top-k", type=int, metavar="K", default=0, help="Only the K most probable bytes. 0: all."
-)
-@click.option(
-    "--top-p",
-    type=float,
-    metavar="P",
-    default=1.0,
-    help="Only the most probable bytes that together have P. 1: all.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    metavar="N",
-    default=0,
-    show_default=True,
-    help="Same seed, same bytes, on the same machine.",
-)
-@click.option(
-    "--max-patches",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Stop there. Default: as long as the model can read.",
-)
-@device_option
-@dtype_option
-@force_option
+@writing_options(temperature=1.0)
 def generate(
     model: Path | None,
     ext: str | None,
@@ -213,12 +173,9 @@ def generate(
         ext = show.extension
     elif ext is None:
         raise click.UsageError("say what to write: --ext EXT, or --modality NAME")
-    extension = ext.removeprefix(".")
     stem = prefix.stem if prefix is not None else "generated"
-    if "/" in extension or "\0" in extension or not extension:
-        raise UserError(f"--ext {ext!r} is no file extension; write one like bin or txt")
     digits = max(3, len(str(count)))
-    paths = [output / f"{stem}-{i:0{digits}d}.{extension}" for i in range(1, count + 1)]
+    paths = [output / f"{stem}-{i:0{digits}d}.{ext}" for i in range(1, count + 1)]
     for path in paths:
         for taken in sorted(output.glob(f"{path.stem}.*")) if modality else [path]:
             refuse_existing(taken, force=force)
@@ -232,7 +189,7 @@ def generate(
     loaded, kind = load_model(model, device, dtype)
     made = generate_files(
         prepare(loaded.model, kind),
-        extension,
+        ext,
         prefix=data,
         count=count,
         max_patches=max_patches,

@@ -19,15 +19,24 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from cli import comparison as view
 from cli import render
-from cli.options import DISTRIBUTIONS, FILE, start_options, start_state
-from cli.peers import Peer, make_peer, recording
+from cli.options import (
+    FILE,
+    LENGTHS,
+    cpu_model_option,
+    distribution_option,
+    length_options,
+    max_steps_option,
+    seed_option,
+    start_options,
+    start_state,
+    start_words,
+)
+from cli.peers import Peer, candidate, make_peer, recording
 from cpusim import lockstep
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing
-from cpusim.isa import SLOTS
 from cpusim.loader import load_program
 from cpusim.lockstep import Case, OracleStepper, ProgramResult, RecordedStepper
-from cpusim.reference import DEFAULT_MAX_STEPS
 
 if TYPE_CHECKING:
     from cpusim.programs import Distribution
@@ -37,8 +46,6 @@ if TYPE_CHECKING:
 _PROGRAMS = 100
 _SHOWN = 3
 _EMBEDDED = 20
-_LENGTHS = 1, SLOTS - 1
-_SEEDS = 1 << 32  # training and its evaluation draw from seeds above
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def _random(draw: Draw) -> Iterator[Subject]:
 def _draw_words(draw: Draw, start: int) -> tuple[str, ...]:
     """The options of random programs, but for their count."""
     words = ["--start", start, "--seed", draw.seed, "--distribution", draw.distribution]
-    if (draw.min_length, draw.max_length) != _LENGTHS:
+    if (draw.min_length, draw.max_length) != LENGTHS:
         words += ["--min-length", draw.min_length, "--max-length", draw.max_length]
     return tuple(map(str, words))
 
@@ -143,9 +150,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[PROGRAM|TRACE]...", type=FILE)
-@click.option(
-    "--model", type=FILE, metavar="CKPT", help="The byte model. Default: the shipped one."
-)
+@cpu_model_option
 @click.option("--against", metavar="PEER", help="Compare this instead of a byte model.")
 @click.option(
     "--reference",
@@ -169,46 +174,11 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     show_default=True,
     help="Number of the first random program.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, _SEEDS - 1),
-    metavar="S",
-    default=1,
-    show_default=True,
-    help="Same seed and options, same programs.",
-)
-@click.option(
-    "--distribution",
-    type=click.Choice(DISTRIBUTIONS),
-    default="published",
-    show_default=True,
-    help="How random programs are drawn.",
-)
-@click.option(
-    "--min-length",
-    type=click.IntRange(1, SLOTS),
-    metavar="N",
-    default=_LENGTHS[0],
-    show_default=True,
-    help="Shortest random program, in instructions, HLT included.",
-)
-@click.option(
-    "--max-length",
-    type=click.IntRange(1, SLOTS),
-    metavar="N",
-    default=_LENGTHS[1],
-    show_default=True,
-    help="Longest random program.",
-)
+@seed_option("Same seed and options, same programs.")
+@distribution_option("How random programs are drawn.")
+@length_options("random program")
 @start_options
-@click.option(
-    "--max-steps",
-    type=click.IntRange(1, 1_000_000),
-    metavar="N",
-    default=DEFAULT_MAX_STEPS,
-    show_default=True,
-    help="Follow a program that never halts no further.",
-)
+@max_steps_option()
 @click.option(
     "--from-step",
     type=click.IntRange(min=1),
@@ -306,8 +276,8 @@ def compare(
     """
     if model is not None and against is not None:
         raise UserError("--model CKPT is short for --against model:CKPT; use one of them")
-    start_words = _start_words(acc, registers, random_state)
-    if start_words and not files:
+    first_state = start_words(acc, registers, random_state)
+    if first_state and not files:
         raise UserError("--acc, --set and --random-state belong to a PROGRAM; name one")
     to_stdout = json_file == Path("-")
     _check_outputs([None if to_stdout else json_file, junit, html], force)
@@ -316,12 +286,12 @@ def compare(
         _named(
             files,
             lambda state: start_state(state, acc, registers, random_state),
-            start_words,
+            first_state,
             max_steps,
         )
     )
     truth = make_peer(reference, dtype)
-    peer = make_peer(against or (f"model:{model}" if model else "model"), dtype)
+    peer = candidate(model, against, dtype)
     brought = _brought(truth, peer)
     draw = None
     if count is not None or not (files or brought):
@@ -353,9 +323,9 @@ def compare(
         return ["cpusim", "compare", *words, "--from-step", str(step)]
 
     if json_file is not None:
-        models = [side.source for side in (peer, truth) if side.kind == "model"]
+        models = [side.file for side in (peer, truth) if side.kind == "model"]
         settings = {
-            "model": str(models[0]) if models else None,
+            "model": models[0] if models else None,
             **(vars(draw) if draw else dict.fromkeys(Draw.__dataclass_fields__)),
             "files": [str(file) for file in files],
             "max_steps": max_steps,
@@ -379,9 +349,9 @@ def compare(
         about = html_report.About(
             what,
             _settings(draw, max_steps, from_step, rollout, dtype, (peer, truth)),
-            [(side.kind, side.source) for side in (peer, truth) if side.source]
-            + [("Program", file) for file in files],
-            _same_again(files, start_words, draw, options, from_step),
+            [(side.kind, side.file, side.source) for side in (peer, truth) if side.source]
+            + [("Program", str(file), file) for file in files],
+            _same_again(files, first_state, draw, options, from_step),
             datetime.now().astimezone(),
             seconds,
         )
@@ -452,31 +422,17 @@ def _settings(
 
 def _same_again(
     files: Sequence[Path],
-    start_words: Sequence[str],
+    first_state: Sequence[str],
     draw: Draw | None,
     options: Sequence[tuple[str, ...]],
     from_step: int,
 ) -> list[str]:
     """The command that makes the same comparison, without its outputs."""
-    words = ["cpusim", "compare", *map(str, files), *start_words]
+    words = ["cpusim", "compare", *map(str, files), *first_state]
     if draw is not None:
         words += ["--programs", str(draw.count), *_draw_words(draw, draw.start)]
     words += [word for option in options for word in option]
     return words if from_step == 1 else [*words, "--from-step", str(from_step)]
-
-
-def _start_words(
-    acc: int | None, registers: dict[str, int], random_state: int | None
-) -> tuple[str, ...]:
-    """The options of the initial state, as they stand on the command line."""
-    words: list[str] = []
-    if random_state is not None:
-        words += ["--random-state", str(random_state)]
-    if acc is not None:
-        words += ["--acc", str(acc)]
-    if registers:
-        words += ["--set", ",".join(f"{name}={value}" for name, value in registers.items())]
-    return tuple(words)
 
 
 def _replay_options(context: click.Context) -> list[tuple[str, ...]]:

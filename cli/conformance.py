@@ -16,8 +16,8 @@ from rich.text import Text
 from cli import comparison as view
 from cli import heatmaps, render
 from cli.group import Interrupted
-from cli.options import FILE, dtype_option
-from cli.peers import make_peer
+from cli.options import FILE, cpu_model_option, dtype_option
+from cli.peers import Peer, candidate
 from cpusim.assembler import disassemble_word
 from cpusim.conformance import BINARY_FORMS, LISTED, PAIRS, Report, WrongCase, case_count, check
 from cpusim.conformance import export as export_traces
@@ -36,9 +36,7 @@ _PLOTS = Path("runs/conformance")
 
 
 @click.command()
-@click.option(
-    "--model", type=FILE, metavar="CKPT", help="The byte model. Default: the shipped one."
-)
+@cpu_model_option
 @click.option("--against", metavar="PEER", help="Check this instead of a byte model.")
 @click.option(
     "--sample",
@@ -114,7 +112,7 @@ def conformance(
         return
     to_stdout = json_file == Path("-")
     _refuse(None if to_stdout else json_file, None if no_plots else plots, force)
-    peer = make_peer(against or (f"model:{model}" if model else "model"), dtype)
+    peer = candidate(model, against, dtype)
 
     report = Report(peer.stepper.name)
     interrupted = False
@@ -137,7 +135,7 @@ def conformance(
 
     what = _in_words(report, programs)
     if json_file is not None:
-        text = json.dumps(_as_json(report, programs, peer.source, seconds), indent=2) + "\n"
+        text = json.dumps(_as_json(report, programs, peer, seconds), indent=2) + "\n"
         if to_stdout:
             click.echo(text, nl=False)
         else:
@@ -270,9 +268,7 @@ def _side(tokens: Tokens, case: WrongCase) -> dict[str, int | None] | str:
     }
 
 
-def _as_json(
-    report: Report, programs: Programs, source: Path | None, seconds: float
-) -> dict[str, Any]:
+def _as_json(report: Report, programs: Programs, peer: Peer, seconds: float) -> dict[str, Any]:
     """The whole report as JSON values; `wrong_cases` are at most 100 of each form."""
     by_form: dict[str, dict[str, Any]] = {}
     for name, tally in report.by_form.items():
@@ -280,7 +276,7 @@ def _as_json(
         if name in BINARY_FORMS:
             by_form[name]["pairs"], by_form[name]["wrong_pairs"] = report.pairs(name)
     return {
-        "model": None if source is None else str(source),
+        "model": peer.file if peer.source else None,
         "candidate": report.candidate,
         "complete": report.programs == len(programs.lengths) and not report.cut,
         "programs": report.programs,

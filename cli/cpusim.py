@@ -12,11 +12,14 @@ import click
 
 from cli.group import CommandGroup
 from cli.options import (
-    DISTRIBUTIONS,
     FILE,
     LAYOUTS,
+    distribution_option,
     force_option,
     json_option,
+    length_options,
+    max_steps_option,
+    seed_option,
     start_options,
     start_state,
 )
@@ -26,7 +29,7 @@ from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing
 from cpusim.isa import SLOTS
 from cpusim.loader import load_program, load_trace
-from cpusim.reference import DEFAULT_MAX_STEPS, Run, Stop
+from cpusim.reference import Run, Stop
 from cpusim.reference import run as run_reference
 
 if TYPE_CHECKING:
@@ -133,14 +136,7 @@ def isa(as_json: bool) -> None:
 )
 @click.option("--trace", type=FILE, metavar="OUT.bin", help="Also write memory and all states.")
 @start_options
-@click.option(
-    "--max-steps",
-    type=click.IntRange(1, 1_000_000),
-    metavar="N",
-    default=DEFAULT_MAX_STEPS,
-    show_default=True,
-    help="Give up on a program that has not stopped by then.",
-)
+@max_steps_option("Give up on a program that has not stopped by then.")
 @force_option
 def run(
     file: Path,
@@ -281,38 +277,12 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
     show_default=True,
     help="Test traces.",
 )
-@click.option(
-    "--min-length",
-    type=click.IntRange(1, SLOTS),
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="Shortest program, in instructions, HLT included.",
-)
-@click.option(
-    "--max-length",
-    type=click.IntRange(1, SLOTS),
-    metavar="N",
-    default=SLOTS - 1,
-    show_default=True,
-    help="Longest program.",
-)
-@click.option(
-    "--distribution",
-    type=click.Choice(DISTRIBUTIONS),
-    default="published",
-    show_default=True,
-    help="published: the recipe of the bGPT authors, whose values soon saturate."
+@length_options("program")
+@distribution_option(
+    "published: the recipe of the bGPT authors, whose values soon saturate."
     " uniform: operands stay uniform at every depth. mixed: half of each.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**64 - 1),
-    metavar="N",
-    default=0,
-    show_default=True,
-    help="Same seed and options, same bytes.",
-)
+@seed_option("Same seed and options, same bytes.", metavar="N", default=0, seeds=2**64)
 @click.option(
     "--layout",
     type=click.Choice(LAYOUTS),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.group import INTERNAL_ERROR
-from cli.options import FILE, start_options, start_state
+from cli.options import FILE, cpu_model_option, max_steps_option, start_options, start_state
+from cli.peers import model_stepper
 from cpusim.errors import UserError
 from cpusim.loader import load_program
-from cpusim.reference import DEFAULT_MAX_STEPS
 
 if TYPE_CHECKING:
     from cli.debugger import DebuggerApp
@@ -20,18 +20,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("program", type=FILE)
-@click.option(
-    "--model", type=FILE, metavar="CKPT", help="The byte model. Default: the shipped one."
-)
+@cpu_model_option
 @start_options
-@click.option(
-    "--max-steps",
-    type=click.IntRange(1, 1_000_000),
-    metavar="N",
-    default=DEFAULT_MAX_STEPS,
-    show_default=True,
-    help="Follow a program that never halts no further.",
-)
+@max_steps_option()
 def debug(
     program: Path,
     model: Path | None,
@@ -60,11 +51,10 @@ def debug(
             "the debugger needs a terminal, and standard input or error is none;"
             " `cpusim compare` prints where the two differ"
         )
-    from bytemodel.cpu import load_stepper, shipped_checkpoint
     from cpusim.debugger import Debugger
 
     state = start_state(start.state, acc, registers, random_state)
-    stepper = load_stepper(model or shipped_checkpoint())
+    stepper = model_stepper(model)
     screen = app(Debugger(stepper, str(program), start.memory, state, max_steps=max_steps))
     screen.run()
     if screen.return_code:  # it has printed what went wrong

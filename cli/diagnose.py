@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import render
-from cli.options import DTYPES, FILE
-from cli.peers import recordings
+from cli.options import DTYPES, FILE, cpu_model_option
+from cli.peers import model_stepper, recordings
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing
 from cpusim.lockstep import Case
@@ -37,9 +37,7 @@ def _number(_: click.Context, __: click.Parameter, bits: float | None) -> float 
 
 @click.command()
 @click.argument("traces", nargs=-1, metavar="TRACE|SHARD...", type=FILE, required=True)
-@click.option(
-    "--model", type=FILE, metavar="CKPT", help="The byte model. Default: the shipped one."
-)
+@cpu_model_option
 @click.option(
     "--threshold",
     type=click.FloatRange(min=0, min_open=True),
@@ -116,12 +114,10 @@ def diagnose(
     if plot is not None and len(cases) != 1:
         raise UserError(f"--plot draws one trace, and these are {len(cases):,}; name one of them")
 
-    from bytemodel.cpu import load_stepper, shipped_checkpoint
     from bytemodel.diagnose import THRESHOLD
     from cli import diagnosis as view
 
-    path = model or shipped_checkpoint()
-    stepper = load_stepper(path, dtype)
+    stepper = model_stepper(model, dtype)
     limit = THRESHOLD if threshold is None else threshold
     console = render.stdout()
     faulty: list[Diagnosis] = []
@@ -142,7 +138,7 @@ def diagnose(
             faulty.append(replace(found, bits=found.bits[:0]))
     if json_file is not None:
         settings = {
-            "model": str(path),
+            "model": stepper.name.removeprefix("model:"),
             "threshold": limit,
             "traces": len(cases),
             "faulty": len(faulty),

@@ -14,10 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from cli import render
-from cli.compare import _SEEDS, _start_words
 from cli.group import Interrupted
-from cli.options import DTYPES, FILE, json_option
-from cli.peers import make_peer
+from cli.options import DTYPES, FILE, cpu_model_option, json_option, seed_option, start_words
+from cli.peers import candidate
 from cpusim.corpus import ASSEMBLY_SUFFIX, open_corpus
 from cpusim.errors import UserError
 from cpusim.failures import Failure
@@ -33,9 +32,7 @@ _LISTED = 20
 
 
 @click.command()
-@click.option(
-    "--model", type=FILE, metavar="CKPT", help="The byte model. Default: the shipped one."
-)
+@cpu_model_option
 @click.option("--against", metavar="PEER", help="Fuzz this instead of a byte model.")
 @click.option(
     "--minutes", type=float, metavar="M", help=f"Search for that long. Default: {_MINUTES:g}."
@@ -47,14 +44,7 @@ _LISTED = 20
     metavar="N",
     help="Search N programs instead: the same seed then finds the same.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, _SEEDS - 1),
-    metavar="S",
-    default=1,
-    show_default=True,
-    help="Other seeds search other programs.",
-)
+@seed_option("Other seeds search other programs.")
 @click.option(
     "--out",
     type=FILE,
@@ -116,7 +106,7 @@ def fuzz(
         minutes = _MINUTES
     # Reading the corpus comes first: what is wrong with it is refused before torch is loaded.
     corpus = open_corpus(out)
-    peer = make_peer(against or (f"model:{model}" if model else "model"), dtype)
+    peer = candidate(model, against, dtype)
     if peer.programs:
         raise UserError(
             f"{peer.text}: a recording knows no program but its own, so there is nothing to"
@@ -129,7 +119,7 @@ def fuzz(
     def commands(path: Path, failure: Failure) -> list[str]:
         state = failure.case.records[0]
         values = zip(REGISTERS, state[FIRST_REGISTER:].tolist(), strict=True)
-        start = _start_words(
+        start = start_words(
             int(state[ACC]) or None, {name: value for name, value in values if value}, None
         )
         here = [] if failure.free_running else ["--from-step", str(failure.step)]

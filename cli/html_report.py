@@ -50,13 +50,13 @@ _SHADES = (
 class About:
     """What was compared, and how to do it again.
 
-    `what`: the programs, in words. `settings`: further facts, in words. `inputs`: the role of
-    each file that was read, with its path. `command`: the words that compare the same again.
+    `what`: the programs, in words. `settings`: further facts, in words. `inputs`: the role of each
+    file that was read, its name and its path. `command`: the words that compare the same again.
     """
 
     what: str
     settings: Mapping[str, str]
-    inputs: Sequence[tuple[str, Path]]
+    inputs: Sequence[tuple[str, str, Path]]
     command: Sequence[str]
     made: datetime
     seconds: float
@@ -134,7 +134,7 @@ def page(
             else None
             for result in programs
         ],
-        inputs=[(role, str(path), _sha256(path)) for role, path in about.inputs[:_LISTED_FILES]],
+        inputs=[(role, name, _sha256(path)) for role, name, path in about.inputs[:_LISTED_FILES]],
         more_inputs=max(0, len(about.inputs) - _LISTED_FILES),
         forms_reading=forms_reading,
         policy=policy,

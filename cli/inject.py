@@ -9,14 +9,21 @@ from typing import Any
 
 import click
 
-from cli.options import FILE, force_option, json_option, start_options, start_state
+from cli.options import (
+    FILE,
+    force_option,
+    json_option,
+    max_steps_option,
+    start_options,
+    start_state,
+)
 from cpusim.assembler import disassemble_word
 from cpusim.faults import Injection, parse_fault
 from cpusim.faults import inject as run_on_faulty
 from cpusim.files import atomic_write, refuse_existing
 from cpusim.isa import FIELDS, FIRST_REGISTER, IR, PC
 from cpusim.loader import load_program
-from cpusim.reference import DEFAULT_MAX_STEPS, Stop
+from cpusim.reference import Stop
 
 _FETCHED = {PC, *range(IR, FIRST_REGISTER)}
 _SHOWN = 4
@@ -34,14 +41,7 @@ _SHOWN = 4
 )
 @click.option("-o", "--output", type=FILE, metavar="OUT.bin", required=True, help="The trace.")
 @start_options
-@click.option(
-    "--max-steps",
-    type=click.IntRange(1, 1_000_000),
-    metavar="N",
-    default=DEFAULT_MAX_STEPS,
-    show_default=True,
-    help="Record a machine that never halts no further.",
-)
+@max_steps_option("Record a machine that never halts no further.")
 @json_option
 @force_option
 def inject(

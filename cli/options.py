@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from cpusim.assembler import parse_number
-from cpusim.errors import nearest
-from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS
+from cpusim.errors import UserError, nearest
+from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS, SLOTS
+from cpusim.reference import DEFAULT_MAX_STEPS
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,13 @@ DISTRIBUTIONS = ("published", "uniform", "mixed")
 LAYOUTS = ("shards", "files")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
+
+SEEDS = 1 << 32
+"""Programs to be judged by have seeds below; training and its evaluation draw from those above."""
+LENGTHS = 1, SLOTS - 1
+"""Least and most instructions of a random program, unless asked otherwise."""
+
+Command = Callable[..., None]
 
 FILE = click.Path(path_type=Path)
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
@@ -46,6 +54,22 @@ model_option = click.option(
     metavar="CKPT",
     help="Checkpoint file or run folder. Default: the shipped one.",
 )
+
+
+cpu_model_option = click.option(
+    "--model", type=FILE, metavar="CKPT", help="The byte model. Default: the shipped one."
+)
+
+
+def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order that --help shows."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def load_model(
@@ -95,52 +119,171 @@ def _registers_option(
     return values
 
 
-def how_to_train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --device, --dtype and --no-compile, as every command that trains has them."""
-    options = (
-        click.option(
-            "--device",
-            type=click.Choice(DEVICES),
-            help="Where to compute. Default: on the GPU if there is one.",
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(DTYPES),
-            help="Precision. Default: bfloat16 where the hardware has it.",
-        ),
-        click.option(
-            "--no-compile",
-            is_flag=True,
-            help="Start at once, but run slower; needs no C compiler.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def file_extension(_: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """A file extension, with or without its dot, as it is written without; None if not given."""
+    if text is None:
+        return None
+    extension = text.removeprefix(".")
+    if "/" in extension or "\0" in extension or not extension:
+        raise UserError(
+            f"{parameter.opts[0]} {text!r} is no file extension; write one like bin or txt"
+        )
+    return extension
 
 
-def start_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that `start_state` takes."""
-    options = (
-        click.option("--acc", metavar="0..255", callback=_byte_option, help="Initial accumulator."),
+def writing_options(*, temperature: float) -> Callable[[Command], Command]:
+    """Add the options of a command by which a model writes files; `temperature`: the default."""
+    return _together(
         click.option(
-            "--set",
-            "registers",
-            metavar="R=N[,R=N...]",
-            multiple=True,
-            callback=_registers_option,
-            help="Initial registers: A=1,B=0x20.",
+            "-o",
+            "--output",
+            type=FILE,
+            metavar="DIR",
+            default=".",
+            help="Where to write them. Default: the current folder.",
         ),
         click.option(
-            "--random-state",
+            "--temperature",
+            type=float,
+            metavar="T",
+            default=temperature,
+            show_default=True,
+            help="0 always takes the most probable byte.",
+        ),
+        click.option(
+            "--top-k",
             type=int,
-            metavar="SEED",
-            help="Random accumulator and registers; --acc and --set still apply.",
+            metavar="K",
+            default=0,
+            help="Only the K most probable bytes. 0: all.",
+        ),
+        click.option(
+            "--top-p",
+            type=float,
+            metavar="P",
+            default=1.0,
+            help="Only the most probable bytes that together have P. 1: all.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, 2**63 - 1),
+            metavar="N",
+            default=0,
+            show_default=True,
+            help="Same seed, same bytes, on the same machine.",
+        ),
+        click.option(
+            "--max-patches",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Stop there. Default: as long as the model can read.",
+        ),
+        device_option,
+        dtype_option,
+        force_option,
+    )
+
+
+how_to_train_options = _together(
+    click.option(
+        "--device",
+        type=click.Choice(DEVICES),
+        help="Where to compute. Default: on the GPU if there is one.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(DTYPES),
+        help="Precision. Default: bfloat16 where the hardware has it.",
+    ),
+    click.option(
+        "--no-compile",
+        is_flag=True,
+        help="Start at once, but run slower; needs no C compiler.",
+    ),
+)
+"""--device, --dtype and --no-compile, as every command that trains has them."""
+
+
+def seed_option(
+    said: str, *, metavar: str = "S", default: int = 1, seeds: int = SEEDS
+) -> Callable[[Command], Command]:
+    """Add --seed, 0 to `seeds` - 1; `said`: its help."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, seeds - 1),
+        metavar=metavar,
+        default=default,
+        show_default=True,
+        help=said,
+    )
+
+
+def distribution_option(said: str) -> Callable[[Command], Command]:
+    """Add --distribution; `said`: its help."""
+    return click.option(
+        "--distribution",
+        type=click.Choice(DISTRIBUTIONS),
+        default="published",
+        show_default=True,
+        help=said,
+    )
+
+
+def length_options(what: str) -> Callable[[Command], Command]:
+    """Add --min-length and --max-length of a random program, as `what` calls it."""
+    limits = click.IntRange(1, SLOTS)
+    return _together(
+        click.option(
+            "--min-length",
+            type=limits,
+            metavar="N",
+            default=LENGTHS[0],
+            show_default=True,
+            help=f"Shortest {what}, in instructions, HLT included.",
+        ),
+        click.option(
+            "--max-length",
+            type=limits,
+            metavar="N",
+            default=LENGTHS[1],
+            show_default=True,
+            help=f"Longest {what}.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+
+def max_steps_option(
+    said: str = "Follow a program that never halts no further.",
+) -> Callable[[Command], Command]:
+    """Add --max-steps; `said`: its help."""
+    return click.option(
+        "--max-steps",
+        type=click.IntRange(1, 1_000_000),
+        metavar="N",
+        default=DEFAULT_MAX_STEPS,
+        show_default=True,
+        help=said,
+    )
+
+
+start_options = _together(
+    click.option("--acc", metavar="0..255", callback=_byte_option, help="Initial accumulator."),
+    click.option(
+        "--set",
+        "registers",
+        metavar="R=N[,R=N...]",
+        multiple=True,
+        callback=_registers_option,
+        help="Initial registers: A=1,B=0x20.",
+    ),
+    click.option(
+        "--random-state",
+        type=int,
+        metavar="SEED",
+        help="Random accumulator and registers; --acc and --set still apply.",
+    ),
+)
+"""The options that `start_state` takes."""
 
 
 def start_state(
@@ -158,3 +301,17 @@ def start_state(
     for name, value in registers.items():
         start[FIRST_REGISTER + REGISTERS.index(name)] = value
     return bytes(start)
+
+
+def start_words(
+    acc: int | None, registers: dict[str, int], random_state: int | None
+) -> tuple[str, ...]:
+    """The options that `start_state` takes, as they stand on the command line."""
+    words: list[str] = []
+    if random_state is not None:
+        words += ["--random-state", str(random_state)]
+    if acc is not None:
+        words += ["--acc", str(acc)]
+    if registers:
+        words += ["--set", ",".join(f"{name}={value}" for name, value in registers.items())]
+    return tuple(words)

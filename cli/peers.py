@@ -14,6 +14,7 @@ from cpusim.loader import load_trace
 from cpusim.lockstep import Case, OracleStepper, RecordedStepper, ReferenceStepper, Stepper
 
 if TYPE_CHECKING:
+    from bytemodel.cpu import ByteModelStepper
     from cpusim.trace import Trace
 
 
@@ -34,6 +35,11 @@ class Peer:
         """`oracle`, `reference`, `model` or `trace`."""
         return self.text.partition(":")[0]
 
+    @property
+    def file(self) -> str:
+        """What reports call the `source`: its path, or if it is the shipped model, its name."""
+        return str(self.source) if ":" in self.text else self.stepper.name.removeprefix("model:")
+
 
 def _without_file(stepper: ReferenceStepper) -> Callable[[Path | None, str], Peer]:
     def make(source: Path | None, _: str) -> Peer:
@@ -46,10 +52,27 @@ def _without_file(stepper: ReferenceStepper) -> Callable[[Path | None, str], Pee
 
 
 def _model(source: Path | None, dtype: str) -> Peer:
+    from bytemodel.cpu import shipped_checkpoint
+
+    stepper = model_stepper(source, dtype)
+    if source is None:
+        return Peer("model", shipped_checkpoint(), stepper)
+    return Peer(f"model:{source}", source, stepper)
+
+
+def model_stepper(path: Path | None, dtype: str = "auto") -> ByteModelStepper:
+    """The byte model in a checkpoint, or the shipped one. Raises `UserError` if there is none.
+
+    The shipped one is called by its name: where this copy of the program lies helps nobody.
+    """
     from bytemodel.cpu import load_stepper, shipped_checkpoint
 
-    path = source or shipped_checkpoint()
-    return Peer("model" if source is None else f"model:{path}", path, load_stepper(path, dtype))
+    if path is not None:
+        return load_stepper(path, dtype)
+    shipped = shipped_checkpoint()
+    stepper = load_stepper(shipped, dtype)
+    stepper.name = f"model:{shipped.stem} (shipped)"
+    return stepper
 
 
 def _recording(source: Path | None, _: str) -> Peer:
@@ -66,6 +89,11 @@ _PEERS: dict[str, Callable[[Path | None, str], Peer]] = {
     "model": _model,
     "trace": _recording,
 }
+
+
+def candidate(model: Path | None, against: str | None, dtype: str) -> Peer:
+    """The peer that --model or --against names, or the shipped model. Raises `UserError`."""
+    return make_peer(against or (f"model:{model}" if model else "model"), dtype)
 
 
 def make_peer(text: str, dtype: str) -> Peer:

@@ -23,6 +23,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from cpusim.forms import ECHO, IMMEDIATE, OPCODE, REGISTER_COUNT, A, describe
 from cpusim.isa import (
     ACC,
     FIRST_REGISTER,
@@ -32,7 +33,6 @@ from cpusim.isa import (
     REGISTERS,
     SLOTS,
     STATE_SIZE,
-    Operand,
     Place,
 )
 from cpusim.machine import tables
@@ -57,14 +57,7 @@ _VALUES = 256
 _REGISTERS = len(REGISTERS)
 # Columns of the table of values: the registers, then these.
 _ACC, _NOWHERE, _IMMEDIATE = range(_REGISTERS, _REGISTERS + 3)
-_COLUMN = {
-    Place.ACC: _ACC,
-    Place.NOWHERE: _NOWHERE,
-    Place.IMMEDIATE: _IMMEDIATE,
-    Place.X: -1,
-    Place.Y: -2,
-    Place.Z: -3,
-}
+_COLUMN = {Place.ACC: _ACC, Place.NOWHERE: _NOWHERE, Place.IMMEDIATE: _IMMEDIATE}
 # Steps of a scene.
 _LOAD_A, _LOAD_B, _TO_X, _TO_Y, _ACT = range(5)
 # All choices of the first two operands.
@@ -75,7 +68,7 @@ _PAIRS_X, _PAIRS_Y = np.divmod(np.arange(_REGISTERS**2), _REGISTERS)
 class _Forms:
     """The forms that do not halt, V of them; a pair of values is the number b << 8 | a.
 
-    `opcodes`, `counts`, `immediate`: [V], opcode, number of operands, whether it is a constant;
+    `opcodes`, `counts`, `immediate`: [V], opcode, register operands, whether it takes a constant;
     `places`: [V, 4], the columns that a, b, dest and echo stand for, negative for an operand;
     `plans`: [V, 5], the steps of a scene, after its last _ACT; `calculates`: [V], whether results
     pile up at 0 and 255. `results`, `edges`: [opcodes, 65536], what an instruction makes of a
@@ -101,6 +94,7 @@ class _Forms:
 @lru_cache(maxsize=1)
 def _forms() -> _Forms:
     variants = [(i, form) for i, form in ISA.variants if not i.halts]
+    rows = np.array([describe(i, form, _COLUMN) for i, form in variants])
     compiled = tables(ISA)
     results = np.zeros((len(ISA.instructions), _VALUES**2), np.uint8)
     edges = np.zeros(results.shape, np.bool_)
@@ -120,12 +114,10 @@ def _forms() -> _Forms:
     extreme = np.isin(results, (0, 255)).mean(axis=1)
     names = [(i.name, len(form.operands)) for i, form in variants]
     return _Forms(
-        np.array([i.opcode for i, _ in variants]),
-        np.array([len(form.operands) for _, form in variants]),
-        np.array([form.operands == (Operand.IMMEDIATE,) for _, form in variants]),
-        np.array(
-            [[_COLUMN[p] for p in (form.a, form.b, form.dest, form.echo)] for _, form in variants]
-        ),
+        rows[:, OPCODE],
+        rows[:, REGISTER_COUNT],
+        rows[:, IMMEDIATE] == 1,
+        rows[:, A : ECHO + 1],
         np.array([_plan(form.a, form.b) for _, form in variants]),
         np.array([i.opcode in binary and extreme[i.opcode] > 1 / 4 for i, _ in variants]),
         results,

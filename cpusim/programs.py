@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpusim.errors import UserError
+from cpusim.forms import DEST, ECHO, IMMEDIATE, OPCODE, OTHER, REGISTER_COUNT, A, B, describe
 from cpusim.isa import (
     ACC,
     FIRST_REGISTER,
@@ -71,12 +72,8 @@ _PLACES = _REGISTERS + 1
 # Below this many fresh registers a constant is loaded or moved every other step.
 _POOL = 5
 
-# Columns of the form table. Places: ACC's number, or -1, -2, -3 for the register
-# named by operand byte x, y, z; _OTHER for an immediate or none.
-_OTHER = -9
-_OPCODE, _OPERANDS, _IMMEDIATE, _A, _B, _DEST, _ECHO = range(7)
+# Further columns of the form table.
 _READS_A, _READS_B, _COPIES_A, _COPIES_B, _BIJECTS_A, _BIJECTS_B, _LOADS = range(7, 14)
-_COLUMNS = 14
 
 
 @dataclass(frozen=True)
@@ -115,9 +112,6 @@ class _Tables:
     mover: int
 
 
-_PLACE_NUMBER = {Place.ACC: _ACC_PLACE, Place.X: -1, Place.Y: -2, Place.Z: -3}
-
-
 def _describe(instruction: Instruction, form: Form) -> list[int]:
     """A row of the form table; what the semantics do to freshness is found by trying all bytes."""
     a_values = range(1 if form.a is Place.NOWHERE else 256)
@@ -132,10 +126,7 @@ def _describe(instruction: Instruction, form: Form) -> list[int]:
     bijects_b = len(b_values) == 256 and bool((np.sort(result, 1) == ordered).all())
     loads = form.a is Place.IMMEDIATE and bijects_a and not reads_b
     return [
-        instruction.opcode,
-        len(form.operands),
-        form.operands == (Operand.IMMEDIATE,),
-        *(_PLACE_NUMBER.get(place, _OTHER) for place in (form.a, form.b, form.dest, form.echo)),
+        *describe(instruction, form, {Place.ACC: _ACC_PLACE}),
         reads_a,
         reads_b,
         len(a_values) == 256 and bool((result == ordered[:, None]).all()),
@@ -160,7 +151,7 @@ def _tables(isa: InstructionSet) -> _Tables:
     ]
     parts = [
         [
-            forms[row, _OPCODE],
+            forms[row, OPCODE],
             *(
                 sum(0xFF00 << 8 * at for at, kind in enumerate(operands) if kind is wanted)
                 for wanted in (Operand.REGISTER, Operand.IMMEDIATE)
@@ -176,8 +167,8 @@ def _tables(isa: InstructionSet) -> _Tables:
         bits = [bit for bit in range(_REGISTERS) if mask >> bit & 1]
         nth_bit[mask, : len(bits)] = bits
     copies = forms[:, _COPIES_A] == 1
-    loaders = np.flatnonzero((forms[:, _LOADS] == 1) & (forms[:, _DEST] == _ACC_PLACE))
-    movers = np.flatnonzero(copies & (forms[:, _A] == _ACC_PLACE) & (forms[:, _DEST] == -1))
+    loaders = np.flatnonzero((forms[:, _LOADS] == 1) & (forms[:, DEST] == _ACC_PLACE))
+    movers = np.flatnonzero(copies & (forms[:, A] == _ACC_PLACE) & (forms[:, DEST] == -1))
     if not (len(loaders) and len(movers)):
         raise ValueError("the instruction set needs a load of a constant and a copy of ACC")
     halt = next(i.opcode for i in isa.instructions if i.halts)
@@ -244,7 +235,7 @@ def _popcount(mask: int) -> int:
 @kernel
 def _place(code: int, memory: Bytes, at: int) -> int:
     """The place number of a form's place in the instruction at `at`."""
-    return code if code >= 0 or code == _OTHER else int(memory[at - code]) - 1
+    return code if code >= 0 or code == OTHER else int(memory[at - code]) - 1
 
 
 @kernel
@@ -295,8 +286,8 @@ def _uniform_body(
             pending = buckets[_below(random >> np.uint64(32), buckets.size)[0]]
         form = forms[pending]
         readable = fresh & _ALL_REGISTERS
-        needs_acc = (form[_READS_A] and form[_A] == _ACC_PLACE) or (
-            form[_READS_B] and form[_B] == _ACC_PLACE
+        needs_acc = (form[_READS_A] and form[A] == _ACC_PLACE) or (
+            form[_READS_B] and form[B] == _ACC_PLACE
         )
         feasible = True
         if needs_acc:
@@ -305,10 +296,10 @@ def _uniform_body(
             else:
                 readable &= ~holders[acc_value]
         operands_read = 0
-        if form[_READS_A] and -3 <= form[_A] < 0:
-            operands_read |= 1 << (-form[_A])
-        if form[_READS_B] and -3 <= form[_B] < 0:
-            operands_read |= 1 << (-form[_B])
+        if form[_READS_A] and -3 <= form[A] < 0:
+            operands_read |= 1 << (-form[A])
+        if form[_READS_B] and -3 <= form[B] < 0:
+            operands_read |= 1 << (-form[B])
         distinct = 0
         rest = readable
         while rest:
@@ -324,13 +315,13 @@ def _uniform_body(
             operands_read = 0
         else:
             pending = -1
-        memory[at] = form[_OPCODE]
+        memory[at] = form[OPCODE]
         random &= _LOW32
-        if form[_IMMEDIATE]:
+        if form[IMMEDIATE]:
             memory[at + 1] = _below(random, 256)[0]
         else:
             last_read = -1
-            for operand in range(form[_OPERANDS]):
+            for operand in range(form[REGISTER_COUNT]):
                 if operands_read >> (operand + 1) & 1:
                     same, fraction = _below(fraction, 10)
                     if last_read >= 0 and same == 0:
@@ -346,10 +337,10 @@ def _uniform_body(
                     pick, random = _below(random, _popcount(choice))
                     register = int(nth_bit[choice, pick])
                 memory[at + 1 + operand] = register + 1
-        a = _place(form[_A], memory, at)
-        b = _place(form[_B], memory, at)
-        dest = _place(form[_DEST], memory, at)
-        echo = _place(form[_ECHO], memory, at)
+        a = _place(form[A], memory, at)
+        b = _place(form[B], memory, at)
+        dest = _place(form[DEST], memory, at)
+        echo = _place(form[ECHO], memory, at)
         a_value = values[a] if a >= 0 else -1
         b_value = values[b] if b >= 0 else -1
         if dest >= 0:

@@ -31,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cpusim.forms import DEST, ECHO, IMMEDIATE, OPCODE, OTHER, REGISTER_COUNT, A, B, describe
 from cpusim.isa import (
     ACC,
     FIRST_REGISTER,
@@ -42,7 +43,6 @@ from cpusim.isa import (
     STATE_SIZE,
     Form,
     Instruction,
-    Operand,
     Place,
 )
 from cpusim.jit import kernel
@@ -61,11 +61,7 @@ _BYTES = 256
 _ACC_PLACE = 0
 _PLACES = 1 + len(REGISTERS)
 
-# Columns of the form table. Places a form reads and writes: ACC's number, or -1, -2, -3 for the
-# register that operand byte x, y, z names; _OTHER for an immediate or none.
-_OTHER = -9
-_PLACE_NUMBER = {Place.ACC: _ACC_PLACE, Place.X: -1, Place.Y: -2, Place.Z: -3}
-_OPCODE, _REGISTERS, _IMMEDIATE, _A, _B, _DEST, _ECHO = range(7)
+# Further columns of the form table.
 _SECOND = 7  # b's place, or where there is none dest's
 _BINARY = 8  # computes something from two values
 _USES_UP = 9  # what a binary form overwrites its a in: 0 for ACC, 1 for a register, else -1
@@ -171,10 +167,11 @@ def _choose(table: _Table, todo: _Todo, row: int, values: Ints, best: Ints) -> b
     The best one has the most missing keys, and of these does most for the worth of the values.
     """
     forms, results, missing, worth = table.forms, table.results, todo.missing, todo.worth
-    start = table.starts[forms[row, _OPCODE]]
-    count, immediate, binary = forms[row, _REGISTERS], forms[row, _IMMEDIATE], forms[row, _BINARY]
-    a_code, b_code, second_code = forms[row, _A], forms[row, _B], forms[row, _SECOND]
-    dest_code, echo_code = forms[row, _DEST], forms[row, _ECHO]
+    start = table.starts[forms[row, OPCODE]]
+    count, immediate = forms[row, REGISTER_COUNT], forms[row, IMMEDIATE]
+    binary = forms[row, _BINARY]
+    a_code, b_code, second_code = forms[row, A], forms[row, B], forms[row, _SECOND]
+    dest_code, echo_code = forms[row, DEST], forms[row, ECHO]
     words_missing = todo.words[row] > 0
     registers = _PLACES - 1
     cheapest = 1  # the register to write to, if any may be
@@ -190,10 +187,10 @@ def _choose(table: _Table, todo: _Todo, row: int, values: Ints, best: Ints) -> b
             twice = count > 1 and x == y
             a_place = _place(a_code, x, y, 0)
             a = x if immediate else values[a_place]
-            b = values[_place(b_code, x, y, 0)] if b_code != _OTHER else 0
+            b = values[_place(b_code, x, y, 0)] if b_code != OTHER else 0
             key = _first_key(binary, twice, a_place, a, b)
             second = _place(second_code, x, y, 0)
-            other = _second_key(binary, twice, key, second, a if b_code == _OTHER else b)
+            other = _second_key(binary, twice, key, second, a if b_code == OTHER else b)
             gain = missing[row, key >> 3] >> (key & 7) & 1
             gain += missing[row, other >> 3] >> (other & 7) & 1
             if gain == 0 and not words_missing:
@@ -208,7 +205,7 @@ def _choose(table: _Table, todo: _Todo, row: int, values: Ints, best: Ints) -> b
                 dest = _place(dest_code, x, y, z)
                 kind = min(dest, 1)
                 rating = (total << 20) + worth[kind, result] - worth[kind, values[dest]]
-                if echo_code != _OTHER:
+                if echo_code != OTHER:
                     echo = _place(echo_code, x, y, z)
                     kind = min(echo, 1)
                     rating += worth[kind, a] - worth[kind, values[echo]]
@@ -289,12 +286,12 @@ def _wish(form: Ints, key: int, values: Ints, known: Flags, todo: _Todo, operand
     elif key < _WORD_KEYS:
         part, place = (key - _PAIRS) // _SINGLES, (key - _PAIRS) % _SINGLES // _BYTES
         second = part == 1
-        if second and form[_B] != _OTHER:
+        if second and form[B] != OTHER:
             b = (key - _PAIRS) % _BYTES
         else:
             a = (key - _PAIRS) % _BYTES
-        code = form[_SECOND] if second else form[_A]
-        if code < 0 and code != _OTHER:
+        code = form[_SECOND] if second else form[A]
+        if code < 0 and code != OTHER:
             operands[-1 - code] = place
         if part == 2:
             operands[0] = operands[1] = place
@@ -304,7 +301,7 @@ def _wish(form: Ints, key: int, values: Ints, known: Flags, todo: _Todo, operand
         operands[1] = word // _PLACES % _PLACES
         operands[2] = word % _PLACES
     registers = _PLACES - 1
-    for number in range(form[_REGISTERS]):
+    for number in range(form[REGISTER_COUNT]):
         if operands[number] == 0:
             first = 1 + _below(todo.random, registers)
             for i in range(registers):
@@ -316,10 +313,10 @@ def _wish(form: Ints, key: int, values: Ints, known: Flags, todo: _Todo, operand
                     break
             else:
                 operands[number] = first
-    if form[_IMMEDIATE]:
+    if form[IMMEDIATE]:
         operands[0] = max(a, 0)
         return
-    for code, value in ((form[_A], a), (form[_B], b)):
+    for code, value in ((form[A], a), (form[B], b)):
         if value >= 0:
             place = _place(code, operands[0], operands[1], operands[2])
             if not known[place]:
@@ -364,11 +361,11 @@ def _execute(table: _Table, todo: _Todo, row: int, operands: Ints, values: Ints)
     """Change the values as the instruction does, and tick its case off."""
     form = table.forms[row]
     x, y, z = operands[0], operands[1], operands[2]
-    immediate, binary, reads_b = form[_IMMEDIATE], form[_BINARY], form[_B] != _OTHER
-    twice = form[_REGISTERS] > 1 and x == y
-    a_place = _place(form[_A], x, y, z)
+    immediate, binary, reads_b = form[IMMEDIATE], form[_BINARY], form[B] != OTHER
+    twice = form[REGISTER_COUNT] > 1 and x == y
+    a_place = _place(form[A], x, y, z)
     a = x if immediate else values[a_place]
-    b = values[_place(form[_B], x, y, z)] if reads_b else 0
+    b = values[_place(form[B], x, y, z)] if reads_b else 0
     first = _first_key(binary, twice, a_place, a, b)
     second = _place(form[_SECOND], x, y, z)
     other = _second_key(binary, twice, first, second, b if reads_b else a)
@@ -379,9 +376,9 @@ def _execute(table: _Table, todo: _Todo, row: int, operands: Ints, values: Ints)
             todo.words[row] -= key >= _WORD_KEYS
             if key < _PAIRS and form[_USES_UP] >= 0:
                 todo.worth[form[_USES_UP], a] -= 1
-    values[_place(form[_DEST], x, y, z)] = table.results[table.starts[form[_OPCODE]] + (b << 8 | a)]
-    if form[_ECHO] != _OTHER:
-        values[_place(form[_ECHO], x, y, z)] = a
+    values[_place(form[DEST], x, y, z)] = table.results[table.starts[form[OPCODE]] + (b << 8 | a)]
+    if form[ECHO] != OTHER:
+        values[_place(form[ECHO], x, y, z)] = a
 
 
 @kernel
@@ -398,7 +395,7 @@ def _write(table: _Table, todo: _Todo, most: int, memory: Bytes, first: Ints) ->
             row = _next(table, todo, order, values, best)
         if row < 0:
             return slot
-        memory[INSTRUCTION_SIZE * slot] = table.forms[row, _OPCODE]
+        memory[INSTRUCTION_SIZE * slot] = table.forms[row, OPCODE]
         for operand in range(3):
             memory[INSTRUCTION_SIZE * slot + 1 + operand] = best[operand]
         _execute(table, todo, row, best, values)
@@ -419,23 +416,13 @@ def _write_lengths(table: _Table, todo: _Todo, memories: Bytes, firsts: Ints, le
 
 def _describe(instruction: Instruction, form: Form) -> list[int]:
     """A row of the form table."""
-    immediate = form.operands == (Operand.IMMEDIATE,)
-    a, b, dest, echo = (
-        _PLACE_NUMBER.get(place, _OTHER) for place in (form.a, form.b, form.dest, form.echo)
-    )
-    binary = b != _OTHER and echo == _OTHER
+    row = describe(instruction, form, {Place.ACC: _ACC_PLACE})
+    a, b, dest, echo = row[A:]
+    binary = b != OTHER and echo == OTHER
     uses_up = -1
     if binary and dest == a:
         uses_up = 0 if a == _ACC_PLACE else 1
-    return [
-        instruction.opcode,
-        0 if immediate else len(form.operands),
-        immediate,
-        *(a, b, dest, echo),
-        dest if b == _OTHER else b,
-        binary,
-        uses_up,
-    ]
+    return [*row, dest if b == OTHER else b, binary, uses_up]
 
 
 def _required(forms: Ints) -> Flags:
@@ -447,11 +434,11 @@ def _required(forms: Ints) -> Flags:
         if form[_BINARY]:
             keys[:_PAIRS] = True
         else:
-            for part, code in enumerate((form[_A], form[_SECOND])):
+            for part, code in enumerate((form[A], form[_SECOND])):
                 singles[part, every if -3 <= code < 0 else only_acc] = True
-        singles[2, every] = form[_REGISTERS] > 1
+        singles[2, every] = form[REGISTER_COUNT] > 1
         words = keys[_WORD_KEYS:].reshape(_PLACES, _PLACES, _PLACES)
-        named = (every if number < form[_REGISTERS] else only_acc for number in range(3))
+        named = (every if number < form[REGISTER_COUNT] else only_acc for number in range(3))
         words[tuple(named)] = True
     return required
 
@@ -464,7 +451,7 @@ def sweep() -> Programs:
     """
     forms = np.array([_describe(*v) for v in ISA.variants if not v[0].halts], np.int64)
     compiled = tables(ISA)
-    loader = int(np.flatnonzero(forms[:, _IMMEDIATE])[0])
+    loader = int(np.flatnonzero(forms[:, IMMEDIATE])[0])
     table = _Table(forms, loader, compiled.results, compiled.starts)
     required = _required(forms)
     totals = required.sum(axis=1)

@@ -41,10 +41,8 @@ def main() -> None:
         )
         if done.returncode not in (0, 1):
             raise SystemExit(f"{command}: {done.stderr}")
-        # Where this checkout lies is nobody's business.
-        output = done.stdout.replace(f"{shipped_checkpoint().parent}{os.sep}", "")
         console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
-        console.print(Text.from_ansi(f"$ {command}\n{output}"))
+        console.print(Text.from_ansi(f"$ {command}\n{done.stdout}"))
         console.save_svg(str(folder / f"{name}.svg"), title=command)
     picture = asyncio.run(debugger("examples/divide.s"))
     (folder / "debug.svg").write_text(picture)

@@ -289,7 +289,7 @@ def test_streams_that_end_leave_the_others_as_they_are() -> None:
 def test_more_files_than_fit_in_memory_are_written_in_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_STREAMS", 2)
+    monkeypatch.setattr(module, "STREAMS", 2)
     files = list(generate(MODELS["local"], "bin", count=5, max_patches=3))
     assert files == [plain_generate(MODELS["local"], "bin", b"", 3)] * 5
     sampled = list(generate(MODELS["local"], "bin", count=5, max_patches=3, sampling=Sampling(1.0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from bytemodel.metrics import read_metrics
 from bytemodel.train import read_config
 from cpusim.dataset import generate_set
 from tests.bytemodel.models import random_model
+from tests.bytemodel.test_checkpoint import Payload
 from tests.cli.calls import bgpt, command, refused
 
 ROOT = Path(__file__).parent.parent.parent
@@ -152,6 +154,21 @@ def test_resume_refuses_options_that_conflict(
 ) -> None:
     found = refused("train", "cpu", "--out", finished, "--resume", *option)
     assert found.startswith(f"{finished}: was started with {sentence}")
+
+
+def test_a_hostile_checkpoint_in_a_run_is_not_resumed_from(finished: Path, tmp_path: Path) -> None:
+    run, trap = tmp_path / "run", tmp_path / "trap"
+    shutil.copytree(finished, run)
+    path = run / "checkpoints" / "step-00000003.pt"
+    content = torch.load(path, weights_only=True)
+    content["training"]["optimizers"].append(Payload(trap))
+    torch.save(content, path)
+    record = {"size": path.stat().st_size, "sha256": checkpoint.file_hash(path)}
+    path.with_suffix(".json").write_text(json.dumps({"step": 3, **record}))
+    for words in (["train", "cpu", "--resume", "--out"], ["export", "-o", tmp_path / "x.pth"]):
+        (run / "model.pt").unlink(missing_ok=True)  # what a run's folder means, if it is there
+        assert refused(*words, run).startswith(f"{path}: holds objects other than tensors")
+    assert not trap.exists()
 
 
 def wait_for(text: str, process: subprocess.Popen[str]) -> None:
@@ -301,38 +318,6 @@ def test_without_a_name_the_shipped_checkpoint_is_used(
     bgpt("generate", "--ext", "bin", "--max-patches", 1, "-o", tmp_path)
     monkeypatch.setattr(cpu, "SHIPPED", tmp_path / "none.pt")
     assert "this installation has no trained weights" in refused("info")
-
-
-BROKEN = ["missing", "empty", "cut", "text", "trace", "folder", "released"]
-
-
-@pytest.mark.parametrize("what", BROKEN)
-@pytest.mark.parametrize("words", [["info"], ["score"], ["generate"]], ids=lambda words: words[0])
-def test_what_is_no_checkpoint_is_refused_by_every_command(
-    what: str, words: list[str], model: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "x.pt"
-    if what == "folder":
-        path.mkdir()
-    elif what != "missing":
-        data = model.read_bytes()
-        contents = {
-            "empty": b"",
-            "cut": data[: len(data) // 2],
-            "text": b"hello\n" * 100,
-            "trace": TRACES[0].read_bytes(),
-            "released": RELEASED.read_bytes(),
-        }
-        path.write_bytes(contents[what])
-    options = {
-        "info": [path],
-        "score": ["--model", path, TRACES[0]],
-        "generate": ["--model", path, "--ext", "bin", "-o", tmp_path / "out"],
-    }[words[0]]
-    sentence = refused(*words, *options)
-    assert sentence.startswith(f"{path}: ")
-    assert len(sentence.splitlines()) == 1
-    assert not (tmp_path / "out").exists()
 
 
 # generate -----------------------------------------------------------------------------

@@ -264,9 +264,21 @@ def test_without_a_shipped_checkpoint_the_way_out_is_named(
     monkeypatch.setattr(cpu, "SHIPPED", tmp_path / "cpu-small.pt")
     assert "has no trained weights; make some with `bgpt train cpu" in refused("--programs", 1)
     monkeypatch.setattr(cpu, "SHIPPED", model)
-    report = figures("--programs", 1, "--max-length", 3, code=1)
-    assert report["model"] == str(model)
+    words = ["--programs", 1, "--max-length", 3, "--dtype", "float32"]
+    report = figures(*words, code=1)
+    # Its name, not where this copy of the program lies.
+    assert report["model"] == f"{model.stem} (shipped)"
+    assert report["candidate"] == f"model:{model.stem} (shipped)"
+    assert str(model.parent) not in json.dumps(report)
     assert "--model" not in report["first_difference"]["replay"]
+    assert same_after_replay(report["differences"][0])["step"] == report["differences"][0]["step"]
+    html = tmp_path / "report.html"
+    shown = cpusim(*words, "--html", html, code=1).stdout
+    assert f"\nmodel:{model.stem} (shipped) against oracle\n" in shown
+    page = html.read_text()
+    assert f"{model.stem} (shipped)" in page
+    for text in (shown, page):
+        assert str(model.parent) not in text
 
 
 # Programs in files --------------------------------------------------------------------

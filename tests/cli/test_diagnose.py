@@ -177,7 +177,7 @@ def test_a_trace_beyond_what_the_model_can_follow_is_said_to_be_cut(
 ) -> None:
     certain.max_records = 4
     lines = diagnose(trace(tmp_path / "t.bin", "off-by-one:ADD=+1")).stdout.splitlines()
-    assert lines[1] == "its end is not checked: certain can follow 4 records"
+    assert lines[1] == "its end is not checked: model:cpu-small (shipped) can follow 4 records"
 
 
 def test_output_fits_80_columns(tmp_path: Path) -> None:
