@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from bytemodel.config import ModelConfig, preset
     from bytemodel.conversion import Converted, convert
     from bytemodel.cpu import load_stepper, shipped_checkpoint
+    from bytemodel.files import learning_files
+    from bytemodel.files import training_config as files_training_config
+    from bytemodel.files_data import Conversion, FileSource, MadeFile, Pair, Skipped, find_items
     from bytemodel.generate import GREEDY, Generated, Sampling
     from bytemodel.generate import generate as generate_files
     from bytemodel.labelled import LabelledSource, find_labelled
@@ -47,12 +50,17 @@ _PLACES = {
     "CompressionError": "compression:CompressionError",
     "Confusion": "classify:Confusion",
     "Converted": "conversion:Converted",
+    "Conversion": "files_data:Conversion",
+    "FileSource": "files_data:FileSource",
     "GREEDY": "generate:GREEDY",
     "Generated": "generate:Generated",
     "LabelledSource": "labelled:LabelledSource",
+    "MadeFile": "files_data:MadeFile",
     "ModelConfig": "config:ModelConfig",
+    "Pair": "files_data:Pair",
     "Sampling": "generate:Sampling",
     "Score": "score:Score",
+    "Skipped": "files_data:Skipped",
     "TrainConfig": "train:TrainConfig",
     "classification": "classify:classification",
     "classify_file": "classifier:classify",
@@ -63,9 +71,12 @@ _PLACES = {
     "draw_bits": "pictures:draw_bits",
     "draw_confusion": "pictures:draw_confusion",
     "evaluate_files": "classify:evaluate_files",
+    "files_training_config": "files:training_config",
+    "find_items": "files_data:find_items",
     "find_labelled": "labelled:find_labelled",
     "fingerprint": "checkpoint:fingerprint",
     "generate_files": "generate:generate",
+    "learning_files": "files:learning_files",
     "load": "checkpoint:load",
     "load_classifier": "checkpoint:load_classifier",
     "load_stepper": "cpu:load_stepper",
@@ -89,11 +100,16 @@ __all__ = [
     "CompressionError",
     "Confusion",
     "Converted",
+    "Conversion",
+    "FileSource",
     "Generated",
     "LabelledSource",
+    "MadeFile",
     "ModelConfig",
+    "Pair",
     "Sampling",
     "Score",
+    "Skipped",
     "TrainConfig",
     "classification",
     "classify_file",
@@ -104,9 +120,12 @@ __all__ = [
     "draw_bits",
     "draw_confusion",
     "evaluate_files",
+    "files_training_config",
+    "find_items",
     "find_labelled",
     "fingerprint",
     "generate_files",
+    "learning_files",
     "load",
     "load_classifier",
     "load_stepper",

@@ -78,7 +78,7 @@ def media(
       bgpt train media --modality audio
       bgpt train media --modality image --minutes 30 --out runs/shoes
       bgpt train media --modality music --convert "abc&mid" --out runs/tunes
-      bgpt train media --modality music --data tunes --init runs/music --out runs/mine
+      bgpt train media --modality music --data tunes --init runs/music
       bgpt train media --modality audio --resume
     """
     options = TrainOptions(**values)

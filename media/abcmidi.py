@@ -128,14 +128,6 @@ def to_abc(midi: bytes) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def version() -> str:
-    """What abc2midi calls itself."""
-    done = subprocess.run(
-        [program("abc2midi"), "-ver"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
-
-
 def _run(
     name: str, data: bytes, source: str, target: str, words: list[str]
 ) -> tuple[bytes | None, str]:

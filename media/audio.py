@@ -6,6 +6,7 @@ What was said, in whichever language, stands on one side of the split.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import wave
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +69,8 @@ class Audio:
 
     def read(self, path: Path) -> Sequence[Item]:
         """The seconds of a recording; `path` may be of any kind that libsndfile reads."""
-        clips = [clip for clip in _clips(_samples(path), path.stem, f"file {path}") if clip]
+        key = f"recording {hashlib.sha256(read_bytes(path)).hexdigest()}"
+        clips = [clip for clip in _clips(_samples(path), path.stem, key) if clip]
         if not clips:
             raise UserError(f"{path}: is empty, or silent from beginning to end; leave it out")
         return clips
@@ -85,7 +87,8 @@ class Audio:
             return "no WAV that opens"
         if form != (1, 8, RATE):
             return f"{form[0]} channels, {form[1]} bits, {form[2]:,} samples a second"
-        if len(data) != _HEADER + count or not count:
+        # A chunk of an odd length is followed by a byte that says nothing.
+        if len(data) - _HEADER not in (count, count + count % 2) or not count:
             return f"{len(data) - _HEADER:,} samples where its header says {count:,}"
         return None
 

@@ -19,7 +19,6 @@ from media import abcmidi
 from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
 from media.text import decode
 
-_COLLECTIONS = ("airdsAirs", "miscFolk", "nottingham-dataset", "oneills1850", "ryansMammoth")
 _FIELD = re.compile(r"^[A-Za-z+]:")
 _OPENING = 16
 """Steps from note to note that make an opening."""
@@ -31,7 +30,10 @@ class Music:
     name: str = "music"
     summary: str = "tunes as ABC text, and as MIDI"
     extensions: tuple[str, ...] = ("abc", "mid")
-    packages: tuple[Debian | PyPI, ...] = (PyPI("music21", "10.5.1", "music21/corpus/*.abc"),)
+    packages: tuple[Debian | PyPI, ...] = (
+        PyPI("music21", "10.5.1", "music21/corpus/*.abc"),
+        abcmidi.PACKAGE,
+    )
     source: str = "O'Neill's, Ryan's, Aird's and Nottingham tunes in music21's corpus"
     licence: str = "free to use; each transcription has terms of its own, see its Z: and S: lines"
     sample: Path = Path(__file__).parent / "samples" / "music"
@@ -39,6 +41,11 @@ class Music:
     sample_licence: str = "MIT, as this program"
     recipe: int = 1
     pair: tuple[str, str] = ("abc", "mid")
+    collections: tuple[str, ...] = (
+        *("airdsAirs", "miscFolk", "nottingham-dataset"),
+        *("oneills1850", "ryansMammoth"),
+    )
+    """Folders of the corpus."""
 
     def items(self, folder: Path, progress: Progress) -> Iterator[Item | LeftOut]:
         """The tunes of every ABC file, without repeats and what abc2midi finds errors in.
@@ -49,7 +56,7 @@ class Music:
         paths = [
             path
             for path in sorted(folder.rglob("*.abc"))
-            if "corpus" not in path.parts or path.parent.name in _COLLECTIONS
+            if "corpus" not in path.parts or path.parent.name in self.collections
         ]
         seen: set[bytes] = set()
         for done, path in enumerate(paths):
@@ -76,7 +83,7 @@ class Music:
         """The tunes of an ABC file, cleaned, with their MIDI; or a MIDI file, rewritten plainly."""
         data = read_bytes(path)
         if path.suffix.lower() in (".mid", ".midi") or data.startswith(b"MThd"):
-            return [Item(f"{path.stem}.mid", plain_midi(data, str(path)), (f"file {path}",))]
+            return [Item(f"{path.stem}.mid", plain_midi(data, str(path)), ())]
         items = []
         text = decode(data, str(path))
         tunes = split_tunes(text)
@@ -139,6 +146,13 @@ class Music:
 
 
 MUSIC = Music()
+FOLKSONG = Music(
+    name="folksong",
+    source="the Essen folk songs in music21's corpus",
+    licence="not for commercial use: the terms of the Essen collection",
+    collections=("essenFolksong",),
+)
+"""Apart, because of its licence: who names it has chosen it."""
 
 
 def split_tunes(text: str) -> list[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -117,11 +118,14 @@ def run(
 
 
 def main(folder: str, options: str) -> None:
-    """Train, and print the outcome and the notes as JSON; `options` are JSON too."""
+    """Train, and print the outcome and the notes as JSON; `options` are JSON too, the `config`
+    being what differs from `CONFIG`."""
     torch.set_num_threads(1)
     chosen = json.loads(options)
     listener = Records(chosen.pop("at_step", -1), chosen.pop("signal", ""))
-    outcome = run(Path(folder), listener=listener, **chosen)
+    config = dataclasses.replace(CONFIG, **chosen.pop("config", {}))
+    source = Adapting() if chosen.pop("adapting", False) else Counting()
+    outcome = run(Path(folder), listener=listener, config=config, source=source, **chosen)
     print(json.dumps({"finished": outcome.finished, "step": outcome.step, "notes": listener.notes}))
 
 

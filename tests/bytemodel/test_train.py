@@ -160,7 +160,7 @@ def stop_and_resume(folder: Path, at_steps: tuple[int, ...], **options: Any) -> 
     for number, step in enumerate(at_steps):
         outcome = run(folder, listener=Records(step, "SIGTERM"), resume=number > 0, **options)
         assert (outcome.finished, outcome.step) == (False, step)
-    assert run(folder, resume=True, **options).finished
+    assert run(folder, resume=bool(at_steps), **options).finished
 
 
 def test_a_run_may_be_stopped_often_and_before_its_first_step(
@@ -242,6 +242,98 @@ def test_a_second_signal_acts_at_once(tmp_path: Path) -> None:
         run(tmp_path / "run", listener=Twice(8, "SIGINT"))
     assert signal.getsignal(signal.SIGINT) is before
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+# ---- The best weights, and stopping early
+
+
+class Turning(Counting):
+    """What is learned from step 14 on is worse than nothing for what is evaluated."""
+
+    def batch(self, step: int) -> Batch:
+        batch = super().batch(step)
+        if step < 14:
+            return batch
+        return batch._replace(patches_BPS=torch.zeros_like(batch.patches_BPS))
+
+
+BEST = dataclasses.replace(CONFIG, keep="best", warmup_steps=1)
+
+
+def best_step(folder: Path) -> int:
+    """The step of the least evaluation loss, which is not the last."""
+    losses = {r["step"]: r["loss"] for r in read_metrics(folder) if r["kind"] == "evaluation"}
+    step: int = min(losses, key=lambda step: losses[step])
+    assert 0 < step < max(losses)
+    return step
+
+
+def test_the_weights_evaluated_best_are_kept_and_become_the_model(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    outcome = run(folder, config=BEST, source=Turning())
+    step = best_step(folder)
+    assert outcome.model_step == step
+    best, model = checkpoint.load(folder / "checkpoints" / "best.pt"), checkpoint.load(folder)
+    assert best.info["step"] == model.info["step"] == step
+    assert model.info["evaluation"] == outcome.evaluation == best.info["evaluation"]
+    assert min(r["loss"] for r in read_metrics(folder) if r["kind"] == "evaluation") == (
+        pytest.approx(outcome.evaluation["loss"])
+    )
+    for name, tensor in model.model.state_dict().items():
+        assert torch.equal(tensor, best.model.state_dict()[name].bfloat16().float())
+    assert checkpoint.find_resumable(folder)[0] == folder / "checkpoints" / "step-00000030.pt"
+
+
+@pytest.mark.parametrize("at_steps", [(7,), (21,), (16, 22)])
+def test_a_resumed_run_keeps_the_same_best_weights(
+    at_steps: tuple[int, ...], tmp_path: Path
+) -> None:
+    for name, steps in (("straight", ()), ("resumed", at_steps)):
+        stop_and_resume(tmp_path / name, steps, config=BEST, source=Turning())
+    assert_same_run(tmp_path / "straight", tmp_path / "resumed")
+    best = [
+        checkpoint.load(tmp_path / name / "checkpoints" / "best.pt")
+        for name in ("straight", "resumed")
+    ]
+    assert best[0].info["step"] == best[1].info["step"] == best_step(tmp_path / "straight")
+    one, other = (loaded.model.state_dict() for loaded in best)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("at_steps", [(), (14,), (22,)])
+def test_a_run_stops_early_when_evaluations_get_no_better(
+    at_steps: tuple[int, ...], tmp_path: Path
+) -> None:
+    config = dataclasses.replace(BEST, steps=100, patience=2)
+    stop_and_resume(tmp_path / "run", at_steps, config=config, source=Turning())
+    records = read_metrics(tmp_path / "run")
+    assert [r["step"] for r in records if r["kind"] == "evaluation"] == [0, 7, 14, 21, 28]
+    listener = Records()
+    outcome = run(tmp_path / "run", config=config, source=Turning(), listener=listener, resume=True)
+    assert (outcome.finished, outcome.step, outcome.model_step) == (True, 28, 14)
+    assert listener.notes[-1] == "stopped early: 2 evaluations were not the best"
+    assert read_metrics(tmp_path / "run")[-1]["step"] == 28
+
+
+def test_a_damaged_file_of_the_best_weights_counts_as_none(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(folder, config=BEST, source=Turning(), listener=Records(16, "SIGTERM"))
+    (folder / "checkpoints" / "best.pt").write_bytes(b"nothing")
+    outcome = run(folder, config=BEST, source=Turning(), resume=True)
+    assert outcome.finished
+    assert checkpoint.load(folder / "checkpoints" / "best.pt").info["step"] == outcome.model_step
+
+
+def test_a_run_of_a_version_without_a_setting_is_resumed(straight: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    config = read_config(folder)
+    for name in ("schedule", "keep", "patience"):
+        del config["training"][name]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert run(folder, resume=True).finished
+    with pytest.raises(UserError, match=r"training\.keep = last, not best"):
+        run(folder, resume=True, config=dataclasses.replace(CONFIG, keep="best"))
 
 
 # ---- Refusals
@@ -360,6 +452,30 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
     assert set(scales[10:500]) == {1.0}
     assert scales[500:] == sorted(scales[500:], reverse=True)
     assert scales[1000] == 0
+
+
+def test_the_learning_rate_may_fall_as_half_a_cosine() -> None:
+    config = TrainConfig(steps=1000, warmup_steps=10, schedule="cosine")
+    scales = [config.learning_rate_scale(step, step / 1000) for step in range(1001)]
+    assert scales[:10] == sorted(scales[:10])
+    assert scales[0] == pytest.approx(0.1)
+    assert scales[9:] == sorted(scales[9:], reverse=True)
+    assert scales[250] == pytest.approx((1 + 0.5**0.5) / 2)
+    assert scales[500] == pytest.approx(0.5)
+    assert scales[1000] == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"schedule": "linear"}, "schedule is 'linear', not 'trapezoid' or 'cosine'"),
+        ({"keep": "all"}, "keep is 'all', not 'last' or 'best'"),
+        ({"warmup_steps": 0}, "warmup_steps must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(setting: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        TrainConfig(steps=1, **setting)
 
 
 def test_every_parameter_has_exactly_one_optimizer() -> None:
