@@ -55,7 +55,7 @@ HELD_OUT = 0.1
 TARGETS = 512
 """Patches that a training step predicts, about."""
 _SHAPES = 4
-"""Batch shapes, each of which is compiled once."""
+"""Batch shapes of each direction, each of which is compiled once."""
 _MOST_EVALUATED = 8192
 """Held-out patches that are predicted at every evaluation."""
 _EVALUATED_AT_ONCE = 2048
@@ -457,20 +457,28 @@ class FileSource:
         firsts = np.array([self._first_target(int(index)) for index in learned])
         lengths = np.minimum(stops, longest)
         sizes, asked = (np.repeat(values, further + 1) for values in (lengths, lengths - firsts))
+        # What is asked of the two directions of a conversion differs by far.
+        directions = np.repeat([self._direction(int(i)) for i in learned], further + 1)
         shares = np.arange(1, _SHAPES + 1) / _SHAPES
-        lengths = np.unique(np.quantile(sizes, shares, method="higher"))
         self._buckets = []
-        for length, shorter in zip(lengths.tolist(), [0, *lengths.tolist()], strict=False):
-            windows = np.flatnonzero((sizes <= length) & (sizes > shorter))
-            targets = int(asked[windows].max())
-            shape = Shape(length, targets, max(1, TARGETS // targets))
-            self._buckets.append(_Bucket(windows, shape))
+        for direction in np.unique(directions):
+            own = directions == direction
+            lengths = np.unique(np.quantile(sizes[own], shares, method="higher"))
+            for length, shorter in zip(lengths.tolist(), [0, *lengths.tolist()], strict=False):
+                windows = np.flatnonzero(own & (sizes <= length) & (sizes > shorter))
+                targets = int(asked[windows].max())
+                shape = Shape(length, targets, max(1, TARGETS // targets))
+                self._buckets.append(_Bucket(windows, shape))
         self._batches = [
             (place, first)
             for place, bucket in enumerate(self._buckets)
             for first in range(0, len(bucket.windows), bucket.shape.rows)
         ]
         self._orders = lru_cache(maxsize=2)(self._shuffled)
+
+    def _direction(self, index: int) -> str:
+        entry = self._entries[index]
+        return entry.target.extension if isinstance(entry, Pair) else ""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -558,8 +566,8 @@ class FileSource:
 
     @property
     def shapes(self) -> list[Shape]:
-        """Of the batches that are learned, the shortest first."""
-        return [bucket.shape for bucket in self._buckets]
+        """Of the batches that are learned, those that ask least first."""
+        return sorted((bucket.shape for bucket in self._buckets), key=lambda s: (s.targets, s))
 
     def collate(self, windows: Sequence[Window], shape: Shape) -> FileBatch:
         """Windows as a batch of that shape; what they do not fill is not asked for."""
