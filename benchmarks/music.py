@@ -119,15 +119,16 @@ def convert(
             continue
         first = 2 + -(-len(pair.read(source)) // size)
         found = predict_patches(model, patches, np.arange(first, len(patches)), dtype)
-        # The bytes, and the one symbol that ends them.
-        stop = len(data) + 1
-        wanted = np.append(np.frombuffer(data, np.uint8).astype(np.int64), PAD)
-        hits = found.expected.ravel()[:stop] == wanted
-        bits += float(found.bits.ravel()[:stop].sum(dtype=np.float64))
+        # The bytes, the padding that ends them, and the end patch, as in training.
+        asked = np.union1d(np.arange(len(data) + 1), size * -(-len(data) // size))
+        wanted = np.full(len(asked), PAD)
+        wanted[: len(data)] = np.frombuffer(data, np.uint8)
+        hits = found.expected.ravel()[asked] == wanted
+        bits += float(found.bits.ravel()[asked].sum(dtype=np.float64))
         xz += conditional_xz(pair.read(source), data)
         bytes_ += len(data)
         right += int(hits.sum())
-        symbols += stop
+        symbols += len(asked)
         if hits.all():
             # What a greedy model is right about throughout is what it writes.
             judged.add(data, data, target, ended=True)

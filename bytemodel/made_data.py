@@ -20,7 +20,9 @@ from bytemodel.patches import encode_conversion
 from cpusim.errors import UserError
 
 BLOCK = 128
-"""Pairs that are made at a time."""
+"""Pairs that are made at a time, or more where batches have many rows."""
+_ROWS = 8
+"""Pairs that are made at a time for each row of the largest batch."""
 _FILLED = 0.75
 """The share of a block's conversions that its batches are sure to have room for."""
 
@@ -51,6 +53,7 @@ class MixedSource:
         self.real, self.conversion, self.share, self.about = real, conversion, share, about
         self._make_pairs = make_pairs
         self._shapes = real.shapes
+        self._pairs_a_block = max([BLOCK, *(_ROWS * shape.rows for shape in self._shapes)])
         self._block = lru_cache(maxsize=2)(self._made)
         self._batches_a_block = self._count() if share else 1
 
@@ -69,7 +72,7 @@ class MixedSource:
     def _windows(self, block: int) -> Iterator[Window]:
         size, both = self.real.config.patch_size, self.conversion.both
         kinds = self.conversion.source, self.conversion.target
-        for pair in self._make_pairs(block * BLOCK, BLOCK):
+        for pair in self._make_pairs(block * self._pairs_a_block, self._pairs_a_block):
             for source, target in ((0, 1), (1, 0))[: 1 + both]:
                 patches = encode_conversion(
                     pair[source], kinds[source], pair[target], kinds[target], size
