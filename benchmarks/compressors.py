@@ -170,7 +170,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name in registry.names():
                 made = Path(folder) / name
-                prepared.from_sample(registry.load(name), made, prepared.Stages(), force=False)
+                prepared.from_sample(registry.load(name), made, prepared.Stages())
                 print(f"{name}\n{table(measure_set(made, options))}")
         return
     if options.set is None:

@@ -91,6 +91,7 @@ def media(
     learned = ""
 
     def source(config: ModelConfig, seed: int, before: dict[str, Any]) -> FileSource | MixedSource:
+        from bytemodel.distributed import leads
         from bytemodel.files_data import Conversion, FileSource, Skipped, find_items
         from bytemodel.made_data import MixedSource
 
@@ -104,7 +105,8 @@ def media(
             found = prepared.default_set(chosen, Bars(), note)
         else:
             found = prepared.user_set(chosen, folder, Bars(), note)
-        note(found.sentence())
+        if leads():
+            note(found.sentence())
         text = convert or before.get("convert")
         conversion = None if text is None else Conversion.parse(text, config.patch_size)
         about = {
@@ -137,4 +139,9 @@ def media(
         return MixedSource(real, make, conversion, share=share, about={"sha256": digest})
 
     learn(options, "media", source)
-    click.echo(f"or:   bgpt generate --model {options.out} --modality {learned} -n 8 -o samples")
+    from bytemodel.distributed import leads
+
+    if leads():
+        click.echo(
+            f"or:   bgpt generate --model {options.out} --modality {learned} -n 8 -o samples"
+        )

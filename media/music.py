@@ -35,7 +35,7 @@ class Music:
         abcmidi.PACKAGE,
     )
     source: str = "O'Neill's, Ryan's, Aird's and Nottingham tunes in music21's corpus"
-    licence: str = "free to use; each transcription has terms of its own, see its Z: and S: lines"
+    licence: str = "the transcribers' terms, see corpus/license.txt in music21"
     sample: Path = Path(__file__).parent / "samples" / "music"
     sample_source: str = "tunes that this project generated"
     sample_licence: str = "MIT, as this program"

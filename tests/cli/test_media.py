@@ -63,7 +63,7 @@ def test_a_prepared_modality_is_ready_and_one_without_apt_says_so(
 ) -> None:
     image = registry.load("image")
     place = prepared.place_of(image)
-    prepared.from_sample(image, place, prepared.Stages(), force=False)
+    prepared.from_sample(image, place, prepared.Stages())
     assert f"state    ready, in {place}\n" in bgpt("modalities").stdout
     monkeypatch.setenv("PATH", "/nowhere")
     assert "the small sample only: the Debian package asterisk" in bgpt("modalities").stdout
@@ -100,7 +100,7 @@ def test_data_refuses_what_it_cannot_do(tmp_path: Path) -> None:
 
 def test_the_default_set_is_shown_again_without_being_built_again() -> None:
     audio = registry.load("audio")
-    prepared.from_sample(audio, prepared.place_of(audio), prepared.Stages(), force=False)
+    prepared.from_sample(audio, prepared.place_of(audio), prepared.Stages())
     assert "digits and letters" in bgpt("data", "audio").stdout
 
 

@@ -37,8 +37,8 @@ def interrupted(_: Path) -> Iterator[Item | LeftOut]:
 @pytest.mark.parametrize("name", OWN)
 def test_the_shipped_sample_gives_the_same_set_twice(name: str, tmp_path: Path) -> None:
     modality = registry.load(name)
-    one = from_sample(modality, tmp_path / "one", QUIET, force=False)
-    from_sample(modality, tmp_path / "two", QUIET, force=False)
+    one = from_sample(modality, tmp_path / "one", QUIET)
+    from_sample(modality, tmp_path / "two", QUIET)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     for side in SIDES:
         assert one.files(side)
@@ -56,7 +56,7 @@ def test_the_sample_is_small_and_its_licence_is_told(name: str) -> None:
 
 def test_the_manifest_says_what_there_is_and_the_sums_are_right(tmp_path: Path) -> None:
     out = tmp_path / "set"
-    manifest = from_sample(TOY, out, QUIET, force=False).manifest
+    manifest = from_sample(TOY, out, QUIET).manifest
     assert manifest == json.loads((out / "manifest.json").read_text())
     assert (manifest["kind"], manifest["licence"]) == ("sample", "free as well")
     assert manifest["left_out"] == {"too dull": 1}
@@ -73,9 +73,9 @@ def test_an_interruption_leaves_nothing_and_what_was_there_stays(tmp_path: Path)
     out = tmp_path / "set"
     stopped = dataclasses.replace(TOY, make=interrupted)
     with pytest.raises(KeyboardInterrupt):
-        from_sample(stopped, out, QUIET, force=False)
+        from_sample(stopped, out, QUIET)
     assert list(tmp_path.iterdir()) == []
-    from_sample(TOY, out, QUIET, force=False)
+    from_sample(TOY, out, QUIET)
     before = tree(out)
     with pytest.raises(KeyboardInterrupt):
         from_sample(stopped, out, QUIET, force=True)
@@ -85,9 +85,9 @@ def test_an_interruption_leaves_nothing_and_what_was_there_stays(tmp_path: Path)
 
 def test_force_replaces_a_set_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "set"
-    from_sample(TOY, out, QUIET, force=False)
+    from_sample(TOY, out, QUIET)
     with pytest.raises(UserError, match="already exists; use --force"):
-        from_sample(TOY, out, QUIET, force=False)
+        from_sample(TOY, out, QUIET)
     less = dataclasses.replace(TOY, make=lambda f: (item for item in list(TOY.make(f))[:12]))
     changed = from_sample(less, out, QUIET, force=True)
     assert sum(len(changed.files(side)) for side in SIDES) == 12
@@ -100,13 +100,13 @@ def test_force_replaces_a_set_and_nothing_else(tmp_path: Path) -> None:
         from_sample(TOY, mine / "letter.txt", QUIET, force=True)
     assert tree(mine) == {"letter.txt": b"dear"}
     (tmp_path / "empty").mkdir()
-    assert from_sample(TOY, tmp_path / "empty", QUIET, force=False).files("train")
+    assert from_sample(TOY, tmp_path / "empty", QUIET).files("train")
 
 
 def test_too_little_to_learn_from_is_refused(tmp_path: Path) -> None:
     for modality in (EMPTY, dataclasses.replace(TOY, make=lambda _: iter([Item("a", b"a", ())]))):
         with pytest.raises(UserError, match="is too little: nothing is left for"):
-            from_sample(modality, tmp_path / "set", QUIET, force=False)
+            from_sample(modality, tmp_path / "set", QUIET)
         assert list(tmp_path.iterdir()) == []
 
 
@@ -121,7 +121,7 @@ def test_too_little_to_learn_from_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_set_is_refused(spoil: object, sentence: str, tmp_path: Path) -> None:
-    from_sample(TOY, tmp_path / "set", QUIET, force=False)
+    from_sample(TOY, tmp_path / "set", QUIET)
     assert callable(spoil)
     spoil(tmp_path / "set")
     with pytest.raises(UserError, match=sentence):
@@ -139,13 +139,13 @@ def test_users_files_keep_their_folders_in_their_names_and_bad_ones_are_named(
     (mine / "bad.toy").write_bytes(b"broken")
     (mine / ".hidden").write_bytes(b"broken")
     notes: list[str] = []
-    made = from_files(TOY, mine, tmp_path / "set", QUIET, notes.append, force=False)
+    made = from_files(TOY, mine, tmp_path / "set", QUIET, notes.append)
     names = sorted(path.name for side in SIDES for path in made.files(side))
     assert names[:3] == ["dog0_a-2.toy", "dog0_a.toy", "dog1_a.toy"]
     assert notes == [f"left out: {mine / 'bad.toy'}: is broken; mend it"]
     assert made.manifest["left_out"] == {"unusable": 1}
     with pytest.raises(UserError, match="is no folder of files"):
-        from_files(TOY, mine / "none", tmp_path / "other", QUIET, notes.append, force=False)
+        from_files(TOY, mine / "none", tmp_path / "other", QUIET, notes.append)
 
 
 def test_the_same_content_under_two_names_stands_on_one_side(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_same_content_under_two_names_stands_on_one_side(tmp_path: Path) -> 
     mine.mkdir()
     for number in range(60):
         (mine / f"{number}.toy").write_bytes(b"content %d" % (number // 2))
-    made = from_files(TOY, mine, tmp_path / "set", QUIET, lambda _: None, force=False)
+    made = from_files(TOY, mine, tmp_path / "set", QUIET, lambda _: None)
     found = [{path.read_bytes() for path in made.files(side)} for side in SIDES]
     assert all(found)
     assert not found[0] & found[1]
@@ -207,3 +207,20 @@ def test_users_files_are_converted_again_only_when_they_change(
     assert prepared.user_set(TOY, second.folder, QUIET, pytest.fail).folder == second.folder
     with pytest.raises(UserError, match="is a set of toy, not of box; use --modality toy"):
         prepared.user_set(Toy(name="box"), second.folder, QUIET, pytest.fail)
+
+
+def test_of_processes_that_make_the_same_set_the_first_one_wins(empty_cache: Path) -> None:
+    place = prepared.place_of(TOY)
+
+    def made_meanwhile(folder: Path) -> Iterator[Item | LeftOut]:
+        yield from TOY.make(folder)
+        if not place.exists():
+            from_sample(TOY, place, QUIET)
+            first.append((place / "manifest.json").stat().st_ino)
+
+    first: list[int] = []
+    slow = dataclasses.replace(TOY, make=made_meanwhile)
+    from_sample(slow, place, QUIET, force=True, shared=True)
+    assert [(place / "manifest.json").stat().st_ino] == first
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+    assert empty_cache in place.parents
