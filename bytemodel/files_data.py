@@ -55,7 +55,7 @@ HELD_OUT = 0.1
 TARGETS = 512
 """Patches that a training step predicts, about."""
 _SHAPES = 4
-"""Batch shapes, each of which is compiled once."""
+"""Batch shapes of each direction, each of which is compiled once."""
 _MOST_EVALUATED = 8192
 """Held-out patches that are predicted at every evaluation."""
 _EVALUATED_AT_ONCE = 2048
@@ -283,21 +283,26 @@ class FileBatch(NamedTuple):
         return FileBatch(patches, targets, self.asked_NS[chosen])
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """Some patches of an entry, and the place of the first one to predict."""
 
     patches: Patches
     first: int
 
 
-class _Bucket(NamedTuple):
-    """Windows of a like length, by number, and the shape of their batches: rows of `length`
-    patches, of each of which up to `targets` are predicted."""
+class Shape(NamedTuple):
+    """Of a batch: rows of `length` patches, of each of which up to `targets` are predicted."""
 
-    windows: npt.NDArray[np.int64]
     length: int
     targets: int
     rows: int
+
+
+class _Bucket(NamedTuple):
+    """Windows of a like length, by number, and the shape of their batches."""
+
+    windows: npt.NDArray[np.int64]
+    shape: Shape
 
 
 class FileSource:
@@ -452,19 +457,28 @@ class FileSource:
         firsts = np.array([self._first_target(int(index)) for index in learned])
         lengths = np.minimum(stops, longest)
         sizes, asked = (np.repeat(values, further + 1) for values in (lengths, lengths - firsts))
+        # What is asked of the two directions of a conversion differs by far.
+        directions = np.repeat([self._direction(int(i)) for i in learned], further + 1)
         shares = np.arange(1, _SHAPES + 1) / _SHAPES
-        lengths = np.unique(np.quantile(sizes, shares, method="higher"))
         self._buckets = []
-        for length, shorter in zip(lengths.tolist(), [0, *lengths.tolist()], strict=False):
-            windows = np.flatnonzero((sizes <= length) & (sizes > shorter))
-            targets = int(asked[windows].max())
-            self._buckets.append(_Bucket(windows, length, targets, max(1, TARGETS // targets)))
+        for direction in np.unique(directions):
+            own = directions == direction
+            lengths = np.unique(np.quantile(sizes[own], shares, method="higher"))
+            for length, shorter in zip(lengths.tolist(), [0, *lengths.tolist()], strict=False):
+                windows = np.flatnonzero(own & (sizes <= length) & (sizes > shorter))
+                targets = int(asked[windows].max())
+                shape = Shape(length, targets, max(1, TARGETS // targets))
+                self._buckets.append(_Bucket(windows, shape))
         self._batches = [
             (place, first)
             for place, bucket in enumerate(self._buckets)
-            for first in range(0, len(bucket.windows), bucket.rows)
+            for first in range(0, len(bucket.windows), bucket.shape.rows)
         ]
         self._orders = lru_cache(maxsize=2)(self._shuffled)
+
+    def _direction(self, index: int) -> str:
+        entry = self._entries[index]
+        return entry.target.extension if isinstance(entry, Pair) else ""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -486,16 +500,16 @@ class FileSource:
         for further in range(count):
             number, first = self._batches[order[(place + further) % count]]
             bucket = self._buckets[number]
-            chosen = windows[number][first : first + bucket.rows].tolist()
+            chosen = windows[number][first : first + bucket.shape.rows].tolist()
             read = [w for w in (self._window(window, epoch) for window in chosen) if w is not None]
             if read:
-                return self._collate(read, bucket)
+                return self.collate(read, bucket.shape)
         raise UserError(
             f"{self.about.get('folder', 'the data')}: nothing is left to train on, since every"
             " file has vanished or was changed; restore them and resume"
         )
 
-    def _window(self, window: int, epoch: int) -> _Window | None:
+    def _window(self, window: int, epoch: int) -> Window | None:
         index = int(self._window_entries[window])
         number = int(self._window_numbers[window])
         longest, stop = self.config.max_patches, int(self._stops[index])
@@ -510,7 +524,7 @@ class FileSource:
             return self._read(index, 0, 1, end)
         return self._read(index, end - longest, end - longest + 2, min(end, stop))
 
-    def _read(self, index: int, start: int, first: int, stop: int) -> _Window | None:
+    def _read(self, index: int, start: int, first: int, stop: int) -> Window | None:
         """The patches from `start` to `stop` of an entry's sequence, `first` being the first to
         predict; None, and a note, if they can no longer be read."""
         if index in self._gone:
@@ -544,18 +558,23 @@ class FileSource:
             if len(self._gone) == _MOST_NOTES:
                 self.note("more files may be left out without a note")
             return None
-        return _Window(patches, first - start)
+        return Window(patches, first - start)
 
     def _header(self, item: Item) -> Patches:
         size = self.config.patch_size
         return extension_patch(fitting_extension(item.extension, size), size)
 
-    def _collate(self, windows: Sequence[_Window], bucket: _Bucket) -> FileBatch:
-        """Windows as a batch of the bucket's shape; what they do not fill is not asked for."""
-        rows, length = bucket.rows, bucket.length
+    @property
+    def shapes(self) -> list[Shape]:
+        """Of the batches that are learned, those that ask least first."""
+        return sorted((bucket.shape for bucket in self._buckets), key=lambda s: (s.targets, s))
+
+    def collate(self, windows: Sequence[Window], shape: Shape) -> FileBatch:
+        """Windows as a batch of that shape; what they do not fill is not asked for."""
+        rows, length = shape.rows, shape.length
         patches = np.full((rows, length, self.config.patch_size), PAD, np.int64)
-        targets = np.ones((rows, bucket.targets), np.int64)
-        asked = np.zeros((rows, bucket.targets), bool)
+        targets = np.ones((rows, shape.targets), np.int64)
+        asked = np.zeros((rows, shape.targets), bool)
         for row, window in enumerate(windows):
             stop = len(window.patches)
             patches[row, :stop] = window.patches
@@ -569,7 +588,7 @@ class FileSource:
     def evaluation(self) -> Sequence[FileBatch]:
         """Held-out entries, as they are scored: a long file in windows that overlap by half, each
         byte once."""
-        windows: list[_Window] = []
+        windows: list[Window] = []
         left = _MOST_EVALUATED
         for index, span in self._evaluated_spans():
             window = self._read(index, *span)
@@ -590,8 +609,7 @@ class FileSource:
             chosen = windows[-max(1, _EVALUATED_AT_ONCE // length) :]
             del windows[-len(chosen) :]
             targets = max(len(window.patches) - window.first for window in chosen)
-            shape = _Bucket(np.empty(0, np.int64), length, targets, len(chosen))
-            batches.append(self._collate(chosen, shape))
+            batches.append(self.collate(chosen, Shape(length, targets, len(chosen))))
         return batches
 
     def _evaluated_spans(self) -> Iterator[tuple[int, tuple[int, int, int]]]:

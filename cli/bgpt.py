@@ -38,6 +38,7 @@ from cpusim.files import atomic_write, read_bytes, refuse_existing
         "modalities": "cli.media:modalities",
         "data": "cli.media:data",
         "gallery": "cli.gallery:gallery",
+        "compare": "cli.notes:compare_tunes",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -120,7 +120,7 @@ def _registers_option(
 
 
 def file_extension(_: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
-    """A file extension, with or without its dot, as it is written without."""
+    """A file extension, with or without its dot, as it is written without; None if not given."""
     if text is None:
         return None
     extension = text.removeprefix(".")

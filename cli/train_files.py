@@ -32,6 +32,7 @@ from cpusim.errors import UserError
 if TYPE_CHECKING:
     from bytemodel.checkpoint import Checkpoint, Trainable
     from bytemodel.files_data import FileSource
+    from bytemodel.made_data import MixedSource
     from bytemodel.train import Outcome, Task
 
 # Torch is imported by what needs it, so that --help is quick.
@@ -195,7 +196,7 @@ def files(
 def learn(
     options: TrainOptions,
     command: str,
-    make_source: Callable[[ModelConfig, int, dict[str, Any]], FileSource],
+    make_source: Callable[[ModelConfig, int, dict[str, Any]], FileSource | MixedSource],
 ) -> None:
     """Train on files, as the command `bgpt train COMMAND` does, and say how it went.
 

@@ -15,12 +15,16 @@ from cli.options import FILE
 from cli.train_files import TrainOptions, learn, train_options
 from cpusim.errors import UserError
 from media import prepared, registry
+from media.conversions import makes_pairs, pairs_of
 
 if TYPE_CHECKING:
     from bytemodel.config import ModelConfig
     from bytemodel.files_data import FileSource
+    from bytemodel.made_data import MixedSource
 
 # Torch is imported by what needs it, so that --help is quick.
+
+MADE = 0.75
 
 
 @click.command()
@@ -32,16 +36,39 @@ if TYPE_CHECKING:
     help="Your own files, or a set that bgpt data made. Default: the modality's default data,"
     " fetched if need be.",
 )
+@click.option(
+    "--convert",
+    metavar="A->B",
+    help="Learn to turn files .A into the files .B of the same name; 'A&B': and back.",
+)
+@click.option(
+    "--made",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="SHARE",
+    help="How many of all updates learn from conversions made without end, where there is an exact"
+    f" program to make them. Default: {MADE:g} for such kinds of files, else 0.",
+)
 @train_options("MODALITY")
 @click.pass_context
 def media(
-    context: click.Context, /, modality: str | None, data: Path | None, **values: Any
+    context: click.Context,
+    /,
+    modality: str | None,
+    data: Path | None,
+    convert: str | None,
+    made: float | None,
+    **values: Any,
 ) -> None:
     """Learn text, images, audio, music, or another modality that is installed.
 
     Nothing but the name need be given: the data are fetched, converted and kept in a cache folder.
     The model, the objective and how it is trained are those of `bgpt train files`; of your own
     files, what can be converted is, and what cannot is named and left out.
+
+    With --convert "abc&mid", music is taught to make MIDI of ABC tunes and ABC of MIDI. Beside the
+    real pairs it then learns made ones: variations of the tunes it learns from and new ones like
+    them, each converted by abc2midi. None is like a tune that is held out, and it is on
+    real tunes that the model is evaluated.
 
     Ctrl-C saves the run and ends with exit code 130; --resume goes on as if nothing had
     happened. Options not given are then the run's own.
@@ -50,6 +77,7 @@ def media(
     Examples:
       bgpt train media --modality audio
       bgpt train media --modality image --minutes 30 --out runs/shoes
+      bgpt train media --modality music --convert "abc&mid" --out runs/tunes
       bgpt train media --modality music --data tunes --init runs/music
       bgpt train media --modality audio --resume
     """
@@ -62,9 +90,10 @@ def media(
         raise click.UsageError("say what to learn: --modality NAME; see bgpt modalities")
     learned = ""
 
-    def source(config: ModelConfig, seed: int, before: dict[str, Any]) -> FileSource:
+    def source(config: ModelConfig, seed: int, before: dict[str, Any]) -> FileSource | MixedSource:
         from bytemodel.distributed import leads
-        from bytemodel.files_data import FileSource, Skipped, find_items
+        from bytemodel.files_data import Conversion, FileSource, Skipped, find_items
+        from bytemodel.made_data import MixedSource
 
         nonlocal learned
         if before and before.get("kind") != "media":
@@ -78,23 +107,36 @@ def media(
             found = prepared.user_set(chosen, folder, Bars(), note)
         if leads():
             note(found.sentence())
+        text = convert or before.get("convert")
+        conversion = None if text is None else Conversion.parse(text, config.patch_size)
+        about = {
+            "kind": "media",
+            "modality": learned,
+            "folder": str(found.folder),
+            "data": None if folder is None else str(folder),
+            "set": found.manifest["sha256"],
+            "licence": found.manifest["licence"],
+        }
         skipped = Skipped()
+        if conversion is None:
+            entries: Any = find_items(found.folder, (), skipped)
+        else:
+            both = (conversion.source, conversion.target)
+            entries = conversion.pairs(find_items(found.folder, both, skipped), skipped)
+            about["convert"] = str(conversion)
         with render.progress("reading", "files") as progress:
-            return FileSource(
-                find_items(found.folder, (), skipped),
-                config,
-                seed=seed,
-                about={
-                    "kind": "media",
-                    "modality": learned,
-                    "folder": str(found.folder),
-                    "data": None if folder is None else str(folder),
-                    "set": found.manifest["sha256"],
-                    "licence": found.manifest["licence"],
-                },
-                skipped=skipped,
-                progress=progress,
+            real = FileSource(
+                entries, config, seed=seed, about=about, skipped=skipped, progress=progress
             )
+        makes = conversion is not None and makes_pairs(chosen, conversion.source, conversion.target)
+        share = before.get("made", {}).get("share", 0.0) if before else MADE if makes else 0.0
+        share = share if made is None else made
+        if not share:
+            return real
+        if conversion is None:
+            raise click.UsageError("--made is about conversions; say which with --convert")
+        make, digest = pairs_of(chosen, found, conversion.source, conversion.target, seed=seed)
+        return MixedSource(real, make, conversion, share=share, about={"sha256": digest})
 
     learn(options, "media", source)
     from bytemodel.distributed import leads

@@ -134,3 +134,26 @@ class Modality(Protocol):
         where it cannot be told.
         """
         ...
+
+
+@runtime_checkable
+class MakesPairs(Protocol):
+    """What a modality may have besides, where an exact program converts its files.
+
+    `pair`: the extensions of the two files of a pair. A modality with this is taught conversions
+    by pairs made without end beside the real ones.
+    """
+
+    pair: tuple[str, str]
+
+    def pairs(
+        self, training: Sequence[bytes], held_out: Sequence[bytes], seed: int
+    ) -> tuple[Callable[[int, int], Sequence[tuple[bytes, bytes]]], str]:
+        """A function of the first number and how many, that makes the pairs of those numbers, and
+        the SHA-256 of all they depend on beside the seed and the number.
+
+        `training`, `held_out`: the real files of the first kind that may be made use of, and those
+        that nothing made may be like. Raises `UserError` if nothing can be made of them, or the
+        program is missing.
+        """
+        ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +40,7 @@ class Music:
     sample_source: str = "tunes that this project generated"
     sample_licence: str = "MIT, as this program"
     recipe: int = 1
+    pair: tuple[str, str] = ("abc", "mid")
     collections: tuple[str, ...] = (
         *("airdsAirs", "miscFolk", "nottingham-dataset"),
         *("oneills1850", "ryansMammoth"),
@@ -73,7 +74,7 @@ class Music:
                 except abcmidi.Refused:
                     yield LeftOut("abc2midi finds errors")
                     continue
-                keys = _keys(tune)
+                keys = keys_of(tune)
                 yield Item(f"{stem}.abc", abc, keys)
                 yield Item(f"{stem}.mid", midi, keys)
         progress(len(paths), len(paths))
@@ -94,7 +95,7 @@ class Music:
         for number, tune in enumerate(tunes, 1):
             abc = clean(tune).encode()
             stem = path.stem if len(tunes) == 1 else f"{path.stem}-{number:03d}"
-            keys = _keys(tune)
+            keys = keys_of(tune)
             items.append(Item(f"{stem}.abc", abc, keys))
             try:
                 items.append(Item(f"{stem}.mid", abcmidi.to_midi(abc), keys))
@@ -105,6 +106,17 @@ class Music:
                     " it out"
                 ) from None
         return items
+
+    def pairs(
+        self, training: Sequence[bytes], held_out: Sequence[bytes], seed: int
+    ) -> tuple[Callable[[int, int], Sequence[tuple[bytes, bytes]]], str]:
+        """Made tunes and their MIDI; `media.tunes` says of what."""
+        from media.tunes import Tunes
+
+        abcmidi.program("abc2midi")  # raises if it is missing
+        keys = {key for tune in held_out for key in keys_of(tune.decode(errors="replace"))}
+        tunes = Tunes([tune.decode(errors="replace") for tune in training], keys, seed=seed)
+        return tunes.pairs, tunes.sha256
 
     def show(self, data: bytes, extension: str) -> Mapping[str, bytes]:
         """The other form of a tune."""
@@ -172,7 +184,7 @@ def _titles(tune: str) -> list[str]:
     return [line[2:].strip() for line in tune.splitlines() if line.startswith("T:")]
 
 
-def _keys(tune: str) -> tuple[str, ...]:
+def keys_of(tune: str) -> tuple[str, ...]:
     """Its titles, letters alone, and how it begins: the steps between its first notes, so that
     a copy in another key begins alike."""
     keys = []
