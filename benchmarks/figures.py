@@ -35,7 +35,7 @@ def accuracy(result: dict[str, Any]) -> str:
     trained = checkpoint["trained"]
     lines = [
         f"{checkpoint['parameters'] / 1e6:.1f} M parameters, {checkpoint['bytes'] / 1e6:.1f} MB,"
-        f" trained from scratch for {trained['seconds'] / 60:.0f} minutes"
+        f" trained from scratch by `bgpt train cpu --minutes {trained['training']['minutes']:g}`"
         f" ({trained['step']:,} updates) on two CPU cores, seed {trained['training']['seed']}"
         " ([how](docs/experiments.md)).",
         "Programs of these tests could not have been drawn in training"
