@@ -17,8 +17,9 @@ from bytemodel.checkpoint import fingerprint
 from bytemodel.classifier import Classifier, classify
 from bytemodel.config import ModelConfig
 from bytemodel.labelled import LabelledFile
+from bytemodel.metrics import read_metrics
 from bytemodel.model import ByteModel
-from bytemodel.train import Task, TrainConfig, read_metrics
+from bytemodel.train import Task, TrainConfig
 from cpusim.errors import UserError, nearest
 from cpusim.files import atomic_write, read_bytes
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from bytemodel import drills
 from bytemodel.data import Batch, collate
+from bytemodel.mistakes import Mistakes
 from bytemodel.patches import PAD, Patches, end_patch, extension_patch
 from cpusim.errors import UserError
 from cpusim.isa import (
@@ -144,12 +146,16 @@ CURRICULUM = (
 
 @dataclass(frozen=True)
 class GeneratedTraces:
-    """An endless stream of random programs, none of which comes twice."""
+    """An endless stream of random programs, and of what was computed wrongly in them.
+
+    Drills that are long enough begin with the latest mistakes (`bytemodel.mistakes`).
+    """
 
     seed: int
     distribution: Distribution = "mixed"
     curriculum: tuple[Stage, ...] = CURRICULUM
     evaluation_programs: int = 64
+    mistakes: Mistakes = field(default_factory=Mistakes, compare=False)
 
     def batch(self, step: int) -> Batch:
         seed = _TRAINING_SEEDS + self.seed
@@ -158,7 +164,10 @@ class GeneratedTraces:
         weights = np.array([stage.weight for stage in stages])
         stage = stages[rng.choice(len(stages), p=weights / weights.sum())]
         if stage.last_entry >= 0:
-            sequences = _run(*drills.draw(rng, stage.count, stage.lengths, stage.last_entry))
+            room = drills.CASES * stage.count if stage.lengths[0] > drills.HEAD else 0
+            cases = self.mistakes.draw(rng, room)
+            drawn = drills.draw(rng, stage.count, stage.lengths, stage.last_entry, cases)
+            sequences = _run(*drawn)
         else:
             sequences = program_batch(
                 count=stage.count,
@@ -176,6 +185,17 @@ class GeneratedTraces:
             rng=rng,
             byte_weights=stage.byte_weights,
         )
+
+    def note(self, batch: Batch, hits: npt.NDArray[np.bool_]) -> None:
+        before, is_state = _states_before(batch)
+        wrong = np.count_nonzero(~hits[is_state][:, _COMPUTED], axis=1)
+        self.mistakes.note(before[is_state].astype(np.uint8), wrong == 0)
+
+    def state(self) -> torch.Tensor:
+        return self.mistakes.state()
+
+    def restore(self, state: torch.Tensor) -> None:
+        self.mistakes.restore(state.tolist())
 
     def evaluation(self) -> Sequence[Batch]:
         return evaluation_batches(self.evaluation_programs)
@@ -314,10 +334,8 @@ _SLOTS_A_GROUP = 64
 
 def state_groups(batch: Batch, hits_NS: npt.NDArray[np.bool_]) -> dict[str, tuple[int, int]]:
     """Right and all answers: of each form, what it computed; of each part of memory, what was
-    fetched from there; the end."""
-    tokens = batch.patches_BPS.flatten(0, 1).numpy()
-    targets = batch.targets_N.numpy()
-    before, is_state = tokens[targets - 1], tokens[targets, 0] != PAD
+    fetched from there; of each phase of the cycle, all of it."""
+    before, is_state = _states_before(batch)
     executed = before[:, IR : IR + INSTRUCTION_SIZE]
     counts: dict[str, tuple[int, int]] = {}
 
@@ -335,8 +353,17 @@ def state_groups(batch: Batch, hits_NS: npt.NDArray[np.bool_]) -> dict[str, tupl
         inside = (before[:, PC] >= slot) & (before[:, PC] < slot + _SLOTS_A_GROUP)
         name = f"fetch from slots {slot} to {slot + _SLOTS_A_GROUP - 1}"
         count(name, is_state & inside, _FETCHED)
-    count("end", ~is_state, range(STATE_SIZE))
+    count("phase fetch", is_state, _FETCHED)
+    count("phase execute", is_state, _COMPUTED)
+    count("phase end", ~is_state, range(STATE_SIZE))
     return counts
+
+
+def _states_before(batch: Batch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The state before each target, int64 (N, 16), and whether that is a state too: bool (N)."""
+    tokens = batch.patches_BPS.flatten(0, 1).numpy()
+    targets = batch.targets_N.numpy()
+    return tokens[targets - 1], tokens[targets, 0] != PAD
 
 
 @lru_cache(maxsize=2)

@@ -1,7 +1,7 @@
 """Where training batches come from: the contract, and collation.
 
-A source is a pure function of the step: it has no state to save, so a resumed run sees
-exactly the batches that a straight run would have seen.
+A source is a function of the step, and, if it learns from the answers, of a state that is saved
+with the weights, so a resumed run sees exactly the batches that a straight run would have seen.
 
 Shape suffixes: B batch, P patches, S patch size, N predicted patches.
 """
@@ -9,7 +9,7 @@ Shape suffixes: B batch, P patches, S patch size, N predicted patches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,23 @@ class Source(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Plain values that say what the data are; equal values mean equal batches."""
+        ...
+
+
+@runtime_checkable
+class AdaptiveSource(Source, Protocol):
+    """A source whose next batches depend on how the model answered the last ones."""
+
+    def note(self, batch: Any, hits: npt.NDArray[np.bool_]) -> None:
+        """Take down which answers of a batch were right, as `hits` of `groups` says."""
+        ...
+
+    def state(self) -> Tensor:
+        """What was taken down."""
+        ...
+
+    def restore(self, state: Tensor) -> None:
+        """Go on from a `state`."""
         ...
 
 

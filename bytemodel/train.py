@@ -4,8 +4,8 @@ A run folder holds `config.json` (everything resolved), `metrics.jsonl`, `traini
 `checkpoints/` and, at the end, `model.pt` (weights alone, bfloat16).
 
 With `steps`, a run is reproducible bit for bit on the same machine and thread count,
-interrupted or not: batches are a function of the step, and weights, optimizers and the
-position are saved together. With `minutes`, the clock drives the schedule.
+interrupted or not: batches are a function of the step and of the source's state, which is saved
+together with weights, optimizers and the position. With `minutes`, the clock drives the schedule.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ import cpusim
 from bytemodel import checkpoint
 from bytemodel.checkpoint import Trainable
 from bytemodel.config import Config, ConfigError, ModelConfig
-from bytemodel.data import SizedBatch, Source
+from bytemodel.data import AdaptiveSource, SizedBatch, Source
+from bytemodel.metrics import plot, read_metrics
 from bytemodel.model import ByteModel
 from cpusim.errors import UserError
 from cpusim.files import atomic_write
@@ -53,7 +54,7 @@ class TrainConfig(Config):
     published_lr: float = 1e-4
     """AdamW, for all of the published family."""
     warmup_steps: int = 50
-    cooldown: float = 0.5
+    cooldown: float = 0.8
     """The last part of the run in which the learning rate falls linearly to zero."""
     clip: float = 1.0
     """Largest norm of the gradient."""
@@ -262,7 +263,7 @@ def train(
                 f"{run}: holds no whole checkpoint, so training starts from the beginning"
             )
         else:
-            step, elapsed_before = _restore(path, model, optimizers, place)
+            step, elapsed_before = _restore(path, model, optimizers, source, place)
             listener.note(f"resumed from {path} at step {step:,}")
     _keep_metrics_until(run, step)
 
@@ -287,6 +288,7 @@ def train(
                 "step": step,
                 "elapsed": elapsed,
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "source": source.state() if isinstance(source, AdaptiveSource) else None,
             },
         )
 
@@ -341,6 +343,8 @@ def train(
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
+            if isinstance(source, AdaptiveSource):
+                source.note(batch, hits.cpu().numpy())
             step += 1
             seen_since_log += batch.size
 
@@ -442,7 +446,11 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def _restore(
-    path: Path, model: Trainable, optimizers: list[torch.optim.Optimizer], device: torch.device
+    path: Path,
+    model: Trainable,
+    optimizers: list[torch.optim.Optimizer],
+    source: Source,
+    device: torch.device,
 ) -> tuple[int, float]:
     """Put a resumable checkpoint's state in place; returns step and elapsed seconds."""
     loaded = checkpoint.load_any(path, device=device)
@@ -451,17 +459,10 @@ def _restore(
     model.load_state_dict(loaded.model.state_dict())
     for optimizer, state in zip(optimizers, loaded.training["optimizers"], strict=True):
         optimizer.load_state_dict(state)
+    known = loaded.training.get("source")
+    if isinstance(source, AdaptiveSource) and known is not None:
+        source.restore(known)
     return loaded.training["step"], loaded.training["elapsed"]
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl`; a last line that was cut short is left out."""
-    records = []
-    with contextlib.suppress(FileNotFoundError), open(run / "metrics.jsonl") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
-    return records
 
 
 def _keep_metrics_until(run: Path, step: int) -> None:
@@ -506,85 +507,6 @@ def _tensorboard_writer(run: Path) -> Any:
             " pip install 'neural-cpu-lab[tensorboard]'"
         ) from None
     return SummaryWriter(str(run / "tensorboard"))
-
-
-_NAMED_GROUPS = 9
-
-
-def _plot_groups(axes: Any, records: list[dict[str, Any]]) -> None:
-    """What is wrong in each group, those named that were worst over the last half."""
-    steps = [record["step"] for record in records]
-    names = sorted({name for record in records for name in record["groups"]})
-    wrong = {
-        name: [1 - record["groups"].get(name, math.nan) for record in records] for name in names
-    }
-    late = {
-        name: sum(share for share in shares[len(shares) // 2 :] if share == share)
-        for name, shares in wrong.items()
-    }
-    worst = sorted(names, key=lambda name: -late[name])[:_NAMED_GROUPS]
-    for name in names:
-        if name not in worst:
-            axes.plot(steps, wrong[name], color="0.8", linewidth=0.7)
-    for place, name in enumerate(worst):
-        axes.plot(
-            steps, wrong[name], color=f"C{place}", marker="o", markersize=3, linewidth=1, label=name
-        )
-    axes.set_yscale("log", nonpositive="clip")
-    axes.set(ylabel="share wrong, evaluation, by group", ylim=(5e-4, 1.6))
-    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-    axes.legend(loc="lower left", fontsize=8)
-
-
-def plot(run: Path) -> None:
-    """Draw loss and accuracy over time as `training.png` in the run folder."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
-    records = read_metrics(run)
-    groups = any("groups" in record for record in records)
-    figure = Figure(figsize=(8, 11 if groups else 7), layout="constrained")
-    upper, lower, *third = figure.subplots(3 if groups else 2, 1, sharex=True)
-    wrong: list[float] = []
-    for kind, style in (
-        ("train", {"alpha": 0.35, "linewidth": 0.7}),
-        ("evaluation", {"marker": "o", "markersize": 3.5, "linewidth": 1.4}),
-    ):
-        chosen = [record for record in records if record["kind"] == kind]
-        if not chosen:
-            continue
-        steps = [record["step"] for record in chosen]
-        upper.plot(steps, [r["bits_per_byte"] for r in chosen], color="C0", label=kind, **style)
-        for name, title, color in (
-            ("exact_patches", "whole patches", "C3"),
-            ("byte_accuracy", "bytes", "C0"),
-        ):
-            shares = [1 - record[name] for record in chosen]
-            wrong += shares
-            lower.plot(steps, shares, color=color, label=f"{title}, {kind}", **style)
-    lower.axhline(1.0, color="0.7", linewidth=0.8)
-    # Where nothing was wrong the curve leaves the plot: a logarithm has no zero.
-    least = min([share for share in wrong if share > 0], default=0.1)
-    lower.set_yscale("log", nonpositive="clip")
-    (third or [lower])[0].set_xlabel("step")
-    lower.set(ylabel="share wrong", ylim=(min(0.1, least) / 1.5, 1.6))
-    lower.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
-    upper.set(title=run.name, ylabel="bits per byte", yscale="log")
-    if upper.has_data():
-        least, most = upper.dataLim.minposy, upper.dataLim.y1
-        # A whole decade at least, so that the axis has round numbers on it.
-        upper.set_ylim(min(least, most / 10) / 1.3, most * 1.3)
-        upper.legend(loc="lower left")
-        lower.legend(loc="lower left")
-    upper.yaxis.set_major_formatter(FuncFormatter(lambda bits, _: f"{bits:g}"))
-    for axes in third:
-        _plot_groups(axes, [record for record in records if "groups" in record])
-    for axes in (upper, lower, *third):
-        axes.grid(which="major", alpha=0.4)
-        axes.grid(which="minor", alpha=0.12)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    with atomic_write(run / "training.png", force=True) as file:
-        figure.savefig(file, format="png", dpi=120)
 
 
 BYTES = Task(

@@ -51,6 +51,27 @@ class Counting:
         return collate(files, 1, sample=12, rng=rng)
 
 
+class Adapting(Counting):
+    """Draws otherwise the more answers were wrong, so it has a state."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.wrong = 0
+
+    def batch(self, step: int) -> Batch:
+        return self._batch(np.random.default_rng((self.seed, step, self.wrong)))
+
+    def note(self, batch: Batch, hits: npt.NDArray[np.bool_]) -> None:
+        assert hits.shape == (len(batch.targets_N), batch.patches_BPS.shape[2])
+        self.wrong += int((~hits).sum())
+
+    def state(self) -> torch.Tensor:
+        return torch.tensor(self.wrong)
+
+    def restore(self, state: torch.Tensor) -> None:
+        self.wrong = int(state)
+
+
 class Records:
     """A listener that keeps what it hears, and once, at one step, sends this process a signal."""
 

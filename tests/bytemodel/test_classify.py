@@ -24,8 +24,9 @@ from bytemodel.classify import (
     training_config,
 )
 from bytemodel.labelled import BATCH, LabelledSource, find_labelled
+from bytemodel.metrics import read_metrics
 from bytemodel.patches import PAD
-from bytemodel.train import Outcome, read_config, read_metrics, train
+from bytemodel.train import Outcome, read_config, train
 from cpusim.errors import UserError
 from tests.bytemodel.models import FAMILIES, SMALLEST, random_model
 from tests.bytemodel.runs import Records

@@ -24,10 +24,11 @@ from bytemodel.cpu_data import (
     source_like,
 )
 from bytemodel.data import Batch, Source
+from bytemodel.mistakes import cases_of
 from bytemodel.patches import PAD
 from cpusim.dataset import generate_set
 from cpusim.errors import UserError
-from cpusim.isa import MEMORY_SIZE, SLOTS, STATE_SIZE
+from cpusim.isa import MEMORY_SIZE, PC, SLOTS, STATE_SIZE
 from cpusim.reference import Stop
 from cpusim.reference import run as run_reference
 from cpusim.trace import instance_hashes, open_shard, write_trace
@@ -107,6 +108,32 @@ def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
     for step, batch in reversed(list(zip(STEPS, batches, strict=True))):
         assert same(other.batch(step), batch)
     assert not same(GeneratedTraces(seed=4).batch(STEPS[0]), batches[0])
+
+
+def test_what_was_computed_wrongly_is_drawn_again() -> None:
+    source, other = GeneratedTraces(seed=3), GeneratedTraces(seed=3)
+    batch = source.batch(1200)
+    source.note(batch, np.ones((len(batch.targets_N), STATE_SIZE), bool))
+    assert len(source.mistakes) == 0
+    hits = np.ones((len(batch.targets_N), STATE_SIZE), bool)
+    hits[:, PC] = False  # wrongly fetched, rightly computed
+    source.note(batch, hits)
+    assert len(source.mistakes) == 0
+    hits[:, STATE_SIZE - 1] = False
+    source.note(batch, hits)
+    assert len(source.mistakes) > 100
+    noted = {tuple(row) for row in source.state()[:, :3].tolist()}
+    drills_at = next(s for s in range(1201, 1300) if source.batch(s).patches_BPS.shape[0] == 24)
+    again, without = source.batch(drills_at), other.batch(drills_at)
+    assert_right(again)
+
+    def asked(batch: Batch) -> int:
+        states = np.concatenate([records for _, records in sequences(batch)]).astype(np.uint8)
+        return len(noted & {tuple(row) for row in cases_of(states).tolist()})
+
+    assert asked(again) > asked(without) + 30
+    other.restore(source.state())
+    assert same(other.batch(drills_at), again)
 
 
 def test_no_program_is_drawn_twice() -> None:

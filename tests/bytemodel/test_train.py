@@ -19,11 +19,12 @@ import torch
 from bytemodel import checkpoint, train
 from bytemodel.config import ConfigError
 from bytemodel.data import Batch
-from bytemodel.train import TrainConfig, pick_device, pick_dtype, read_config, read_metrics
+from bytemodel.metrics import read_metrics
+from bytemodel.train import TrainConfig, pick_device, pick_dtype, read_config
 from cpusim.errors import UserError
 from tests.bytemodel import runs
 from tests.bytemodel.models import SMALLEST, SMALLEST_PUBLISHED, random_model
-from tests.bytemodel.runs import CONFIG, Counting, Records, run
+from tests.bytemodel.runs import CONFIG, Adapting, Counting, Records, run
 
 ROOT = Path(__file__).parent.parent.parent
 MEASURED = ("loss", "bits_per_byte", "byte_accuracy", "exact_patches")
@@ -141,6 +142,17 @@ def test_a_run_that_was_stopped_and_resumed_equals_a_straight_one(
         path = folder / "checkpoints" / f"step-{saved:08d}.pt"
         assert listener.notes == [f"resumed from {path} at step {saved}"]
     assert_same_run(straight, folder)
+
+
+def test_a_resumed_run_goes_on_with_what_its_source_has_learned(
+    straight: Path, tmp_path: Path
+) -> None:
+    run(tmp_path / "adapting", source=Adapting())
+    for resume, at_step in ((False, 12), (True, -1)):
+        listener = Records(at_step, "SIGTERM")
+        run(tmp_path / "resumed", source=Adapting(), listener=listener, resume=resume)
+    assert_same_run(tmp_path / "adapting", tmp_path / "resumed")
+    assert read_metrics(tmp_path / "adapting")[-1] != read_metrics(straight)[-1]
 
 
 def stop_and_resume(folder: Path, at_steps: tuple[int, ...], **options: Any) -> None:

@@ -14,7 +14,8 @@ import torch
 
 from bytemodel import checkpoint, cpu, cpu_data
 from bytemodel.cpu_data import evaluation_batches
-from bytemodel.train import read_config, read_metrics
+from bytemodel.metrics import read_metrics
+from bytemodel.train import read_config
 from cpusim.dataset import generate_set
 from tests.bytemodel.models import random_model
 from tests.cli.calls import bgpt, command, refused
