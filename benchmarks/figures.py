@@ -19,7 +19,7 @@ END = "<!-- end of figures -->"
 
 def percent(share: float) -> str:
     """A share as a percentage that is never rounded up to 100."""
-    return f"{int(share * 1e6) / 1e4:.4f} %".replace("100.0000", "100")
+    return f"{int(share * 1e6 + 1e-6) / 1e4:.4f}".rstrip("0").rstrip(".") + " %"
 
 
 def where(result: dict[str, Any]) -> str:
