@@ -156,7 +156,7 @@ def generation(result: dict[str, Any]) -> str:
         exact[key] for key in ("one_stream", "one_stream_without_guesses", "sixteen_streams")
     )
     low, high = exact["peer_seconds_first_and_last_patches"]
-    batch = exact["peer_in_one_batch_seconds"]
+    batch = all_["peer_in_one_batch_seconds"]
     same = all(run["first_patch_that_differs"] is None for run in (one, plain, all_))
     lines = [
         f"Writing {result['new_patches']} patches behind {result['prefix_patches']} with"
