@@ -19,7 +19,7 @@ from cpusim.errors import UserError
 from media.capabilities import names_of
 from media.modality import Missing
 
-_SECONDS = 10
+_SECONDS = 60
 _MOST_COMPILED = 1 << 16
 _MOST_TEXT = 1 << 22
 """Of a whole terminfo.src, with all terminals there are, a third is enough."""
@@ -145,6 +145,17 @@ def to_plain_many(texts: Sequence[bytes]) -> list[bytes | None]:
         return found[0]
 
     return _many(texts, together, alone)
+
+
+def without_extensions(text: bytes) -> bytes:
+    """An entry with the standard capabilities alone. Raises `Refused`, and `Missing`."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "entry.ti").write_bytes(text)
+        done = _run(["tic", "-I", "-1", "entry.ti"], folder)
+    made = split_entries(done.stdout)
+    if len(made) != 1:
+        raise Refused("tic makes nothing of it")
+    return made[0]
 
 
 def split_entries(text: bytes) -> list[bytes]:
