@@ -1,9 +1,9 @@
 """Terminfo entries as infocmp prints them: names, capabilities, and how alike two entries are.
 
-    vt52|DEC vt52,
-    <tab>OTbs,
-    <tab>cols#80,
-    <tab>cup=\\EY%p1%' '%+%c%p2%' '%+%c,
+vt52|DEC vt52,
+<tab>OTbs,
+<tab>cols#80,
+<tab>cup=\\EY%p1%' '%+%c%p2%' '%+%c,
 """
 
 from __future__ import annotations

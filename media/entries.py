@@ -33,7 +33,8 @@ _GRAPHICS = frozenset(("smacs", "rmacs"))
 _ANY = 0.2
 """The share of entries whose capabilities are of no entries in particular."""
 _TOKEN = re.compile(
-    r"\\[0-7]{3}|\\.|\^.|\$<[^>]*>|%p.|%[Pg].|%'.[^']*'|%\{\d+\}|%[:# 0-9.+-]*[doxXs]|%.|.", re.DOTALL
+    r"\\[0-7]{3}|\\.|\^.|\$<[^>]*>|%p.|%[Pg].|%'.[^']*'|%\{\d+\}|%[:# 0-9.+-]*[doxXs]|%.|.",
+    re.DOTALL,
 )
 """What a string is made of: escapes, delays and parameters, and single characters."""
 _PLAIN = ("0123456789", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "[]()<>?;=~")
@@ -50,9 +51,7 @@ class Entries:
     `UserError` where that leaves nothing to make entries of, and `Missing`.
     """
 
-    def __init__(
-        self, training: Sequence[bytes], held_out: Sequence[bytes], *, seed: int
-    ) -> None:
+    def __init__(self, training: Sequence[bytes], held_out: Sequence[bytes], *, seed: int) -> None:
         self.seed = seed
         digest = hashlib.sha256(repr((RECIPE, tuple(training), tuple(held_out))).encode())
         self.sha256 = digest.hexdigest()
@@ -93,9 +92,9 @@ class Entries:
         return bytes(Entry(tuple(names), self._about(rng), self._sorted(made.values())))
 
     def pairs(self, first: int, count: int) -> list[tuple[bytes, bytes]]:
-        """Entries by number, from `first` on, each as infocmp prints it and compiled. What tic finds
-        anything wrong with, and what is like one held out, is drawn again. Raises `UserError` if
-        that is so of everything, and `Missing`."""
+        """Entries by number, from `first` on, each as infocmp prints it and compiled. What tic
+        finds anything wrong with, and what is like one held out, is drawn again. Raises
+        `UserError` if that is so of everything, and `Missing`."""
         made: dict[int, tuple[bytes, bytes]] = {}
         waiting = list(range(first, first + count))
         for attempt in range(_TRIES):
@@ -120,7 +119,7 @@ class Entries:
             if not waiting:
                 return [made[number] for number in sorted(made)]
         raise UserError(
-            "tic refuses whatever entry is made, or it is like one held out; give more to learn from"
+            "whatever entry is made is refused by tic or like one held out; give more to learn from"
         )
 
     def _mixed(self, rng: random.Random) -> dict[str, Capability]:
@@ -208,7 +207,9 @@ def _standard(signs: Mapping[str, str]) -> frozenset[str]:
     """Which names are not somebody's own, of names and their signs. infocmp has those of termcap
     among them, though tic takes them for its user's."""
     # With values as short as can be: an entry has room for some thousand bytes.
-    every = [Capability(name, sign, {"": "", "#": "1", "=": "x"}[sign]) for name, sign in signs.items()]
+    every = [
+        Capability(name, sign, {"": "", "#": "1", "=": "x"}[sign]) for name, sign in signs.items()
+    ]
     known = tic.without_extensions(bytes(Entry(("all",), "every capability", tuple(every))))
     names = {one.name for one in Entry.parse(known).capabilities}
     return frozenset(names | {name for name in signs if name.startswith("OT")})

@@ -181,9 +181,7 @@ def terminals(folder: Path, out: Path) -> None:
     rank = {item.name: hashlib.sha256(item.name.encode()).digest() for item in pairs[::2]}
     chosen: set[str] = set()
     size = 0
-    by_rank = sorted(
-        zip(pairs[::2], pairs[1::2], strict=True), key=lambda pair: rank[pair[0].name]
-    )
+    by_rank = sorted(zip(pairs[::2], pairs[1::2], strict=True), key=lambda pair: rank[pair[0].name])
     for text, compiled in by_rank:
         more = len(text.data) + len(compiled.data)
         if not chosen.isdisjoint(text.keys) or more > 3_000 or size + more > TERMINAL_BYTES:

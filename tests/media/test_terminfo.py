@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -77,9 +76,9 @@ def test_without_the_programs_it_is_said_what_to_install(monkeypatch: pytest.Mon
         TERMINFO.judge(TEXTS[0], "tisrc")
     assert TERMINFO.show(TEXTS[0], "tisrc") == {}
     # The sample needs neither.
-    assert sum(isinstance(one, Item) for one in TERMINFO.items(TERMINFO.sample, nothing)) == 2 * len(
-        TEXTS
-    )
+    assert sum(
+        isinstance(one, Item) for one in TERMINFO.items(TERMINFO.sample, nothing)
+    ) == 2 * len(TEXTS)
 
 
 # The default set --------------------------------------------------------------------------
@@ -169,7 +168,7 @@ def test_a_users_compiled_file_becomes_the_same_pair_whatever_its_name(tmp_path:
         (b"", "is no clean terminfo text \\(holds no entry\\); leave it out"),
         (b"hello world\n", "whitespace in name or alias field"),
         (b"q|a w, use=nobody-has-this,\n", "resolution of use=nobody-has-this failed"),
-        (b"../../up|a w, am,\n", "slashes aren't allowed"),
+        (b"up/../up|a w, am,\n", "slashes aren't allowed"),
         (b"\x1a\x01garbage", "is no clean compiled terminfo entry \\(infocmp cannot read it\\)"),
     ],
 )
@@ -188,9 +187,7 @@ def test_a_users_folder_becomes_a_set_of_pairs(tmp_path: Path) -> None:
     mine.mkdir()
     for number in range(8):
         (mine / f"t{number}").write_bytes(COMPILED[7 * number])
-    found = prepared.from_files(
-        TERMINFO, mine, tmp_path / "set", prepared.Stages(), lambda _: None
-    )
+    found = prepared.from_files(TERMINFO, mine, tmp_path / "set", prepared.Stages(), lambda _: None)
     for side in ("train", "validation", "test"):
         names = [path.name for path in found.files(side)]
         assert {n.removesuffix(".tisrc") for n in names if n.endswith(".tisrc")} == {
@@ -211,17 +208,17 @@ def test_generated_files_are_judged_and_shown_in_the_other_form() -> None:
     assert "Missing separator" in (TERMINFO.judge(b"a|b c,\n\tbel=x\n", "tisrc") or "")
 
 
-@settings(max_examples=12)
+@settings(max_examples=30)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_judged_and_nothing_is_written_elsewhere(data: bytes) -> None:
-    before = set(os.listdir())
+    before = set(Path.cwd().iterdir())
     for extension in ("tisrc", "tibin"):
         for made in (data, b"a|b c,\n\t" + data, tic.MAGIC[0] + data):
             reason = TERMINFO.judge(made, extension)
             assert reason is None or (reason and "\n" not in reason)
             if reason is not None and extension == "tibin":
                 assert TERMINFO.show(made, extension) == {}
-    assert set(os.listdir()) == before
+    assert set(Path.cwd().iterdir()) == before
 
 
 @pytest.mark.parametrize("name", [b"../../escaped", b"a/../../../escaped", b"/tmp/escaped"])
