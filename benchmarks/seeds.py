@@ -31,13 +31,17 @@ GOAL = 0.9999
 
 
 def conformance(model: Path) -> dict[str, Any]:
-    """The whole sweep, by the command that a user would type."""
-    program = str(Path(sys.executable).with_name("cpusim"))
-    words = [program, "conformance", "--model", str(model), "--dtype", DTYPE, "--json", "-"]
-    done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"cpusim conformance ended with exit code {done.returncode}")
-    found = json.loads(done.stdout)
+    """The whole sweep, by the command that a user would type; that of the shipped checkpoint as
+    benchmarks/conformance.py measured it."""
+    found = json.loads((report.RESULTS / "conformance.json").read_text())
+    measured = found["checkpoint"]["sha256"] == checkpoint.file_hash(model)
+    if not measured or found["dtype"] != DTYPE or not found["complete"]:
+        program = str(Path(sys.executable).with_name("cpusim"))
+        words = [program, "conformance", "--model", str(model), "--dtype", DTYPE, "--json", "-"]
+        done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
+        if done.returncode not in (0, 1):
+            raise SystemExit(f"cpusim conformance ended with exit code {done.returncode}")
+        found = json.loads(done.stdout)
     worst = min(found["by_form"], key=lambda form: found["by_form"][form]["accuracy"])
     return {
         **{name: found[name] for name in ("cases", "wrong", "accuracy")},
