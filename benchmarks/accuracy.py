@@ -33,12 +33,18 @@ SETS = (
 
 
 def compare(
-    distribution: str, programs: int, shortest: int, longest: int, dtype: str
+    distribution: str,
+    programs: int,
+    shortest: int,
+    longest: int,
+    dtype: str,
+    model: Path | None = None,
 ) -> dict[str, Any]:
-    """One comparison, by the command that a user would type."""
+    """One comparison, by the command that a user would type. `model`: None is the shipped one."""
     words = [
         str(Path(sys.executable).with_name("cpusim")),
         "compare",
+        *(() if model is None else ("--model", str(model))),
         *("--programs", str(programs), "--seed", str(SEED), "--distribution", distribution),
         *("--min-length", str(shortest), "--max-length", str(longest)),
         *("--dtype", dtype, "--json", "-"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,9 @@ FIRST_STATE = 1 + MEMORY_PATCHES
 # its evaluation draw from ranges of their own, so none of them ever meets another's programs.
 _TRAINING_SEEDS = 1 << 40
 _EVALUATION_SEEDS = 1 << 41
+
+
+_KIND = "CPU traces"
 
 
 def trace_patches(memory: npt.NDArray[np.uint8], records: npt.NDArray[np.uint8]) -> Patches:
@@ -142,6 +145,8 @@ CURRICULUM = (
     Stage(900, _ALWAYS, (12, 32), 24, 512, 32, weight=0.6, last_entry=SLOTS - 1),
     Stage(900, _ALWAYS, (1, SLOTS), 6, 512, SLOTS, weight=0.4),
 )
+FURTHER = tuple(replace(stage, first=0) for stage in CURRICULUM if stage.last == _ALWAYS)
+"""For a model that has learned something already: its last part alone."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,7 @@ class GeneratedTraces:
 
     def describe(self) -> dict[str, Any]:
         return {
-            "kind": "generated CPU traces",
+            "kind": f"generated {_KIND}",
             "seed": self.seed,
             "distribution": self.distribution,
             "curriculum": [vars(stage) for stage in self.curriculum],
@@ -319,7 +324,7 @@ class RecordedTraces:
 
     def describe(self) -> dict[str, Any]:
         return {
-            "kind": "recorded CPU traces",
+            "kind": f"recorded {_KIND}",
             "seed": self.seed,
             "folder": str(self.folder),
             "traces": len(self._traces),
@@ -372,6 +377,12 @@ def _shuffled(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
+def learned_cpu(info: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's history says that it was trained on CPU traces."""
+    data = info.get("data")
+    return isinstance(data, Mapping) and str(data.get("kind")).endswith(_KIND)
+
+
 def source_like(
     description: Mapping[str, Any],
     *,
@@ -379,16 +390,18 @@ def source_like(
     max_patches: int,
     folder: Path | None = None,
     distribution: Distribution | None = None,
+    further: bool = False,
 ) -> GeneratedTraces | RecordedTraces:
     """The source that `describe` described (empty: the default one), with what is given changed.
 
-    Raises `UserError` if the description is of other data than CPU traces.
+    `further`: the default one for a model that has learned the CPU already. Raises `UserError` if
+    the description is of other data than CPU traces.
     """
     if folder is None and distribution is None and "folder" in description:
         folder = Path(description["folder"])
     if folder is not None:
         return RecordedTraces(folder, seed=seed, max_patches=max_patches)
-    curriculum: tuple[Stage, ...] = CURRICULUM
+    curriculum = FURTHER if further else CURRICULUM
     try:
         if "curriculum" in description:
             curriculum = tuple(Stage(**_with_tuples(stage)) for stage in description["curriculum"])

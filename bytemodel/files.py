@@ -33,27 +33,32 @@ _FREE = {"max_patches", "dropout"}
 def learning_files(start: Checkpoint[Trainable] | None = None) -> Task:
     """Learning files as something that `train.train` can do.
 
-    `start`: the checkpoint to go on from; None: random weights. Of a classifier the patch level is
-    taken, and the byte level starts from random weights.
+    `start`: the checkpoint to go on from; None: random weights.
     """
-
-    def build(config: ModelConfig) -> ByteModel:
-        model = ByteModel(config)
-        if start is not None:
-            _take_over(model, start.model)
-        return model
-
-    about: dict[str, Any] = {"kind": "files", "start": None, "file": None}
-    if start is not None:
-        about |= {"start": fingerprint(start.model), "file": str(start.path)}
-    return Task(
-        build=build,
+    task = Task(
+        build=ByteModel,
         loss=loss_and_hits,
         measures=measures,
         rate="bytes_per_second",
         plot=plot,
-        about=about,
+        about={"kind": "files", "start": None, "file": None},
     )
+    return task if start is None else going_on(task, start)
+
+
+def going_on(task: Task, start: Checkpoint[Trainable]) -> Task:
+    """The task, begun with the weights of a checkpoint.
+
+    Of a classifier the patch level is taken, and the byte level starts from random weights.
+    """
+
+    def build(config: ModelConfig) -> ByteModel:
+        model = ByteModel(config)
+        _take_over(model, start.model)
+        return model
+
+    about = {**task.about, "start": fingerprint(start.model), "file": str(start.path)}
+    return dataclasses.replace(task, build=build, about=about)
 
 
 def training_config(steps_per_epoch: int, *, fine_tuning: bool, **chosen: Any) -> TrainConfig:

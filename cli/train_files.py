@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bytemodel.config import PRESETS, ModelConfig
-from bytemodel.config import preset as preset_config
 from cli import render
 from cli.group import Interrupted
 from cli.options import FILE, how_to_train_options
@@ -21,6 +19,7 @@ from cli.training import (
     MOST_SEEDS,
     PRESET,
     Column,
+    beginning,
     clock,
     listener_for,
     parameters,
@@ -30,10 +29,9 @@ from cli.training import (
 from cpusim.errors import UserError
 
 if TYPE_CHECKING:
-    from bytemodel.checkpoint import Checkpoint, Trainable
     from bytemodel.files_data import FileSource
     from bytemodel.made_data import MixedSource
-    from bytemodel.train import Outcome, Task
+    from bytemodel.train import Outcome
 
 # Torch is imported by what needs it, so that --help is quick.
 
@@ -204,7 +202,7 @@ def learn(
     """
     _check_length(options)
     from bytemodel.distributed import leads
-    from bytemodel.files import training_config
+    from bytemodel.files import learning_files, training_config
     from bytemodel.train import pick_device, pick_dtype, read_config
     from bytemodel.train import train as run_training
 
@@ -213,7 +211,15 @@ def learn(
         before = read_config(options.out)
         if before.get("task", {}).get("kind") != "files" or "kind" not in before["data"]:
             raise UserError(f"{options.out}: is no run on files; name one with --out")
-    config, task, fine_tuning = _beginning(options, before)
+    config, task, start = beginning(
+        learning_files(),
+        before,
+        out=options.out,
+        resume=options.resume,
+        preset=options.preset,
+        init=options.init,
+        max_patches=options.max_patches,
+    )
     chosen: dict[str, Any] = dict(before["training"])
     if options.seed is not None:
         chosen["seed"] = options.seed
@@ -226,7 +232,7 @@ def learn(
         chosen |= {"steps": steps or 0, "minutes": minutes}
     if options.patience is not None:
         chosen["patience"] = options.patience
-    training = training_config(source.steps_per_epoch, fine_tuning=fine_tuning, **chosen)
+    training = training_config(source.steps_per_epoch, fine_tuning=start is not None, **chosen)
     place = pick_device(options.device or before.get("device", "auto"))
     dtype = pick_dtype(options.dtype or before.get("dtype", "auto"), place)
     kind = str(dtype).removeprefix("torch.")
@@ -270,31 +276,6 @@ def _check_length(options: TrainOptions) -> None:
         raise click.UsageError(
             f"--minutes {options.minutes:g} is no time to train; give more than 0"
         )
-
-
-def _beginning(options: TrainOptions, before: dict[str, Any]) -> tuple[ModelConfig, Task, bool]:
-    """The model's shape, the task, and whether it starts from what has been learned before."""
-    from bytemodel import checkpoint
-    from bytemodel.files import fitting_config, learning_files
-
-    known = before.get("task", {})
-    preset = None if options.preset is None else preset_config(options.preset)
-    if preset is None and options.resume:
-        preset = ModelConfig.from_dict(before["model"])
-    path = options.init
-    # A run that goes on has its weights; those that it began with may have gone.
-    if path is None and known.get("file") and checkpoint.find_resumable(options.out)[0] is None:
-        path = Path(known["file"])
-    start: Checkpoint[Trainable] | None = None
-    if path is not None:
-        start = checkpoint.load_any(path)
-    elif preset is None:
-        preset = preset_config(PRESET)
-    config = fitting_config(start, preset, options.max_patches)
-    task = learning_files(start)
-    if start is None and known:
-        task = dataclasses.replace(task, about=known)
-    return config, task, start is not None
 
 
 def _columns(steps_per_epoch: int) -> tuple[Column, ...]:

@@ -5,6 +5,7 @@ What is trained and how stands in `bytemodel.train`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ from cli.group import CommandGroup, Interrupted
 from cli.options import DISTRIBUTIONS, FILE, how_to_train_options
 
 if TYPE_CHECKING:
-    from bytemodel.train import Listener, Outcome
+    from bytemodel.checkpoint import Checkpoint, Trainable
+    from bytemodel.train import Listener, Outcome, Task
     from cpusim.programs import Distribution
 
 # Torch is imported by what needs it, so that --help is quick.
@@ -80,6 +82,12 @@ def train() -> None:
     help=f"Size of the model: {', '.join(PRESETS)}. Default: {PRESET}.",
 )
 @click.option(
+    "--init",
+    type=FILE,
+    metavar="CKPT",
+    help="Go on from these weights (fine-tuning), with lower learning rates.",
+)
+@click.option(
     "--data",
     type=FILE,
     metavar="DIR",
@@ -105,6 +113,7 @@ def cpu(
     minutes: float | None,
     steps: int | None,
     preset: str | None,
+    init: Path | None,
     data: Path | None,
     distribution: Distribution | None,
     seed: int | None,
@@ -127,6 +136,7 @@ def cpu(
       bgpt train cpu --resume
       bgpt train cpu --preset tiny --minutes 2 --out runs/tiny
       bgpt train cpu --data data --steps 20000 --out runs/data
+      bgpt train cpu --init runs/cpu --minutes 20 --out runs/longer
     """
     if minutes is not None and steps is not None:
         raise click.UsageError("--minutes and --steps exclude each other; give one")
@@ -134,9 +144,16 @@ def cpu(
         raise click.UsageError(f"--minutes {minutes:g} is no time to train; give more than 0")
     if data is not None and distribution is not None:
         raise click.UsageError("--data brings its own programs, so leave out --distribution")
-    from bytemodel.cpu_data import source_like
+    from bytemodel.cpu_data import learned_cpu, source_like
     from bytemodel.distributed import leads
-    from bytemodel.train import TrainConfig, pick_device, pick_dtype, read_config
+    from bytemodel.train import (
+        BYTES,
+        FINE_TUNING,
+        TrainConfig,
+        pick_device,
+        pick_dtype,
+        read_config,
+    )
     from bytemodel.train import train as run_training
 
     before: dict[str, Any] = {"model": {}, "training": {}, "data": {}}
@@ -144,18 +161,17 @@ def cpu(
         before = read_config(out)
     elif steps is None and minutes is None:
         minutes = MINUTES
-    if preset is not None or not resume:
-        model = preset_config(preset or PRESET)
-    else:
-        model = ModelConfig.from_dict(before["model"])
-    chosen: dict[str, Any] = {}
+    model, task, start = beginning(BYTES, before, out=out, resume=resume, preset=preset, init=init)
+    chosen: dict[str, Any] = dict(FINE_TUNING if start else {})
+    chosen |= before["training"]
     if steps is not None or minutes is not None:
         chosen |= {"steps": steps or 0, "minutes": minutes or 0.0}
     if seed is not None:
         chosen["seed"] = seed
-    training = TrainConfig.from_dict(before["training"] | chosen)
+    training = TrainConfig.from_dict(chosen)
     source = source_like(
         before["data"],
+        further=start is not None and learned_cpu(start.info),
         seed=training.seed,
         max_patches=model.max_patches,
         folder=data,
@@ -176,6 +192,7 @@ def cpu(
             dtype=kind,
             compile_model=not no_compile and before.get("compile", True),
             tensorboard=tensorboard,
+            task=task,
         )
     if not outcome.finished:
         raise Interrupted(
@@ -184,6 +201,41 @@ def cpu(
         )
     if leads():
         _print_end(out, outcome)
+
+
+def beginning(
+    task: Task,
+    before: dict[str, Any],
+    *,
+    out: Path,
+    resume: bool,
+    preset: str | None,
+    init: Path | None,
+    max_patches: int | None = None,
+) -> tuple[ModelConfig, Task, Checkpoint[Trainable] | None]:
+    """The model's shape, the task, and the checkpoint whose weights it begins with, if any.
+
+    `before`: what the run's `config.json` says, to go on with it.
+    """
+    from bytemodel import checkpoint
+    from bytemodel.files import fitting_config, going_on
+
+    known = before.get("task", {})
+    shape = None if preset is None else preset_config(preset)
+    if shape is None and resume:
+        shape = ModelConfig.from_dict(before["model"])
+    # A run that goes on has its weights; those that it began with may have gone.
+    if init is None and known.get("file") and checkpoint.find_resumable(out)[0] is None:
+        init = Path(known["file"])
+    start = None if init is None else checkpoint.load_any(init)
+    if start is None and shape is None:
+        shape = preset_config(PRESET)
+    config = fitting_config(start, shape, max_patches)
+    if start is not None:
+        task = going_on(task, start)
+    elif known:
+        task = dataclasses.replace(task, about=known)
+    return config, task, start
 
 
 def parameters(config: ModelConfig) -> int:

@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from bytemodel import checkpoint, cpu, cpu_data
+from bytemodel.config import preset
 from bytemodel.cpu_data import evaluation_batches
 from bytemodel.metrics import read_metrics
-from bytemodel.train import read_config
+from bytemodel.model import ByteModel
+from bytemodel.train import FINE_TUNING, read_config
 from cpusim.dataset import generate_set
 from tests.bytemodel.models import random_model
 from tests.bytemodel.test_checkpoint import Payload
@@ -121,6 +123,53 @@ def test_the_defaults_are_an_hour_of_the_small_preset(
     assert config.patch_width == 256  # type: ignore[attr-defined]
     assert (training.minutes, training.steps) == (60, 0)  # type: ignore[attr-defined]
     assert compiled is True
+
+
+def test_training_goes_on_from_the_weights_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Path
+) -> None:
+    monkeypatch.setattr(cpu_data, "evaluation_batches", lambda _: evaluation_batches(2))
+    out = tmp_path / "further"
+    # Another precision, and programs of its own: what goes on is a model, not a run.
+    bgpt("train", "cpu", "--out", out, "--init", finished, "--steps", 1, "--no-compile")
+    before = checkpoint.load(finished / "model.pt").model.state_dict()
+    after = checkpoint.load(out / "model.pt").model.state_dict()
+    # One warm-up step of a fine-tuning moves no weight far.
+    assert all((after[name] - before[name]).abs().max() < 0.02 for name in before)
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+    config = read_config(out)
+    assert config["training"]["matrix_lr"] == FINE_TUNING["matrix_lr"]
+    assert [stage["first"] for stage in config["data"]["curriculum"]] == [0, 0]
+    assert config["task"]["start"] == checkpoint.fingerprint(
+        checkpoint.load(finished / "model.pt").model
+    )
+
+    bgpt("train", "cpu", "--out", out, "--resume", "--steps", 1)  # which are taken already
+    assert read_config(out) == config
+
+
+def test_weights_that_never_saw_a_cpu_begin_with_the_whole_curriculum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = tmp_path / "text.pt"
+    untaught = ByteModel(preset("tiny"))
+    checkpoint.save(start, untaught, info={"data": {"kind": "files"}})
+    seen: list[object] = []
+
+    def train(*arguments: object, **_: object) -> object:
+        seen.append(arguments[3])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bytemodel.train.train", train)
+    bgpt("train", "cpu", "--out", tmp_path / "run", "--init", start, code=130)
+    (source,) = seen
+    assert source.curriculum == cpu_data.CURRICULUM  # type: ignore[attr-defined]
+
+
+def test_weights_of_another_shape_are_no_beginning(finished: Path, tmp_path: Path) -> None:
+    words = ["train", "cpu", "--out", tmp_path / "run", "--preset", "small", "--init", finished]
+    assert "leave out --preset" in refused(*words)
+    assert not (tmp_path / "run").exists()
 
 
 def test_minutes_end_a_run_by_the_clock(traces: Path, tmp_path: Path) -> None:
