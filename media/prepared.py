@@ -82,14 +82,19 @@ def read(folder: Path) -> Prepared:
             manifest[name]
         found = {side: sum(1 for _ in os.scandir(folder / side)) for side in SIDES}
     except (ValueError, KeyError, TypeError, OSError):
-        raise UserError(f"{path}: is damaged; make the set again with bgpt data") from None
+        raise UserError(f"{path}: is damaged; {_again(folder)}") from None
     for side in SIDES:
         if found[side] != counts[side]:
             raise UserError(
                 f"{folder / side}: holds {found[side]:,} files where {MANIFEST} says"
-                f" {counts[side]:,}; make the set again with bgpt data"
+                f" {counts[side]:,}; {_again(folder)}"
             )
     return Prepared(folder, manifest)
+
+
+def _again(folder: Path) -> str:
+    """What mends a damaged set, which is never replaced unasked."""
+    return f"delete {folder} and make the set again with bgpt data"
 
 
 def from_packages(
