@@ -55,7 +55,9 @@ HELD_OUT = 0.1
 TARGETS = 512
 """Patches that a training step predicts, about."""
 _SHAPES = 4
-"""Batch shapes of each direction, each of which is compiled once."""
+"""Batch shapes of each direction at most, each of which is compiled once."""
+_WORTH = 1.05
+"""Fewer shapes are taken where an epoch then has no more than so many times the steps."""
 _MOST_EVALUATED = 8192
 """Held-out patches that are predicted at every evaluation."""
 _EVALUATED_AT_ONCE = 2048
@@ -459,13 +461,13 @@ class FileSource:
         sizes, asked = (np.repeat(values, further + 1) for values in (lengths, lengths - firsts))
         # What is asked of the two directions of a conversion differs by far.
         directions = np.repeat([self._direction(int(i)) for i in learned], further + 1)
-        shares = np.arange(1, _SHAPES + 1) / _SHAPES
         self._buckets = []
         for direction in np.unique(directions):
             own = directions == direction
-            lengths = np.unique(np.quantile(sizes[own], shares, method="higher"))
-            for length, shorter in zip(lengths.tolist(), [0, *lengths.tolist()], strict=False):
+            shorter = 0
+            for length in _shape_lengths(sizes[own], asked[own]):
                 windows = np.flatnonzero(own & (sizes <= length) & (sizes > shorter))
+                shorter = length
                 targets = int(asked[windows].max())
                 shape = Shape(length, targets, max(1, TARGETS // targets))
                 self._buckets.append(_Bucket(windows, shape))
@@ -645,6 +647,37 @@ class FileSource:
             "sha256": self._digest,
             "seed": self.seed,
         }
+
+
+def _shape_lengths(sizes: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> list[int]:
+    """The lengths of the shapes that windows go into, so that an epoch has the fewest steps.
+
+    `sizes`: of each window, in patches. `asked`: how many of them are predicted. A few long
+    windows get a shape of their own, since every row of a batch costs what its longest one does.
+    """
+    lengths, places = np.unique(sizes, return_inverse=True)
+    counts = np.concatenate([[0], np.cumsum(np.bincount(places))])
+    most = np.zeros(len(lengths), np.int64)
+    np.maximum.at(most, places, asked)
+    # least[k][j]: the steps for the j shortest lengths in k shapes; the last begins at begun[k][j].
+    least = np.full((_SHAPES + 1, len(lengths) + 1), np.inf)
+    least[:, 0] = 0
+    begun = np.zeros(least.shape, np.int64)
+    for stop in range(1, len(lengths) + 1):
+        rows = np.maximum(1, TARGETS // np.maximum.accumulate(most[stop - 1 :: -1])[::-1])
+        steps = -(-(counts[stop] - counts[:stop]) // rows)
+        for shapes in range(1, _SHAPES + 1):
+            totals = least[shapes - 1, :stop] + steps
+            begun[shapes, stop] = totals.argmin()
+            least[shapes, stop] = totals.min()
+    totals = least[:, -1]
+    shapes = int(np.flatnonzero(totals <= _WORTH * totals.min())[0])
+    found: list[int] = []
+    stop = len(lengths)
+    while stop:
+        found.append(int(lengths[stop - 1]))
+        stop, shapes = int(begun[shapes, stop]), shapes - 1
+    return found[::-1]
 
 
 def _first_item(entry: Item | Pair) -> Item:

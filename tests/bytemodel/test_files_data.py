@@ -6,7 +6,8 @@ import math
 import os
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from bytemodel.files_data import (
     Part,
     Skipped,
     StoredFile,
+    _shape_lengths,
     find_items,
 )
 from bytemodel.labelled import LabelledBatch
@@ -156,6 +158,48 @@ def test_of_a_conversion_only_the_target_is_asked_for() -> None:
     rows = {row.tobytes() for batch in batches for row in batch.patches_BPS.numpy()}
     for sequence in sequences:
         assert any(row.startswith(sequence.tobytes()) for row in rows)
+
+
+def test_a_few_long_files_do_not_make_all_batches_as_long() -> None:
+    short = [made(f"{n}.bin", content(n, SIZE * (1 + n % 20)), "train") for n in range(100)]
+    long = [made("long.bin", content(100, 4000), "train"), made("t.bin", b"t", "test")]
+    source = source_of([*short, *long], longest=1002)
+    assert source.shapes[-1] == (1002, 1001, 1)
+    # 512 patches are predicted at a time, and the short files have 1,150 in all.
+    assert source.steps_per_epoch <= 6
+
+
+def test_files_that_are_nearly_as_long_share_one_shape() -> None:
+    files = [made(f"{n}.bin", content(n, 4 * (460 + n)), "train") for n in range(40)]
+    source = source_of([*files, made("t.bin", b"t", "test")], longest=512)
+    assert [shape.length for shape in source.shapes] == [501]
+
+
+@given(
+    sizes=st.lists(st.integers(2, 12), min_size=1, max_size=30),
+    shapes=st.integers(1, 4),
+)
+def test_shapes_are_those_with_the_fewest_steps(sizes: list[int], shapes: int) -> None:
+    def steps(cuts: Sequence[int]) -> int:
+        total = 0
+        for shorter, length in pairwise((0, *cuts)):
+            count = sum(shorter < size <= length for size in sizes)
+            total += -(-count // (24 // (length - 1)))
+        return total
+
+    every = sorted(set(sizes))
+    possible = [
+        (*cuts, every[-1])
+        for count in range(min(shapes, len(every)))
+        for cuts in combinations(every[:-1], count)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bytemodel.files_data.TARGETS", 24)
+        patch.setattr("bytemodel.files_data._SHAPES", shapes)
+        patch.setattr("bytemodel.files_data._WORTH", 1.0)
+        found = _shape_lengths(np.array(sizes), np.array(sizes) - 1)
+    assert tuple(found) in possible
+    assert steps(found) == min(map(steps, possible))
 
 
 def test_batches_are_a_function_of_seed_and_step() -> None:
