@@ -589,15 +589,22 @@ class FileSource:
 
     def evaluation(self) -> Sequence[FileBatch]:
         """Held-out entries, as they are scored: a long file in windows that overlap by half, each
-        byte once."""
+        byte once. Of many only some, the same at every call, which is noted."""
         windows: list[Window] = []
+        seen: set[int] = set()
         left = _MOST_EVALUATED
         for index, span in self._evaluated_spans():
             window = self._read(index, *span)
             if window is not None:
                 windows.append(window)
+                seen.add(index)
                 left -= len(window.patches) - window.first
             if left <= 0:
+                if len(seen) < len(self._evaluated):
+                    self.note(
+                        f"evaluated on {len(seen):,} of the {len(self._evaluated):,} held out, the"
+                        " same ones every time"
+                    )
                 break
         if not windows:
             raise UserError(

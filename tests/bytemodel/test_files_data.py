@@ -307,8 +307,19 @@ def test_evaluation_counts_each_byte_once_and_as_scoring_does(family: Any) -> No
 
 def test_a_huge_held_out_file_is_evaluated_in_part() -> None:
     files = [made("a.bin", b"a", "train"), made("b.bin", bytes(200_000), "test")]
-    patches = sum(int(b.asked_NS.any(1).sum()) for b in source_of(files).evaluation())
+    source = source_of(files)
+    patches = sum(int(b.asked_NS.any(1).sum()) for b in source.evaluation())
     assert 8192 <= patches < 8192 + LONGEST
+    assert source.notes == []
+
+
+def test_how_many_of_those_held_out_are_evaluated_is_told() -> None:
+    held_out = [made(f"{n}.bin", content(n, 20_000), "test") for n in range(5)]
+    source = source_of([made("a.bin", b"a", "train"), *held_out])
+    first, again = source.evaluation(), source.evaluation()
+    assert source.notes == ["evaluated on 2 of the 5 held out, the same ones every time"] * 2
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.patches_BPS, other.patches_BPS)
 
 
 def test_groups_are_the_kinds_of_files() -> None:
