@@ -184,23 +184,21 @@ OWN_WORDS = {
     "ship": "vessel port cargo freight harbour crew strike dock ferry tonnage",
     "trade": "tariff exports imports surplus quota talks duties deficit goods accord",
 }
-COMMON_WORDS = (
+COMMON = (
     "the company said a spokesman today will its new after about in of and a two years last was"
     " statement expected officials board told further no details month plan first meeting"
-).split()
+)
 
 
 def messages(_: Path, out: Path) -> None:
     """Made-up messages, half of their words those of their topic."""
-    draw = random.Random(0)
+    draw, common = random.Random(0), COMMON.split()
     for part, count in MESSAGES.items():
         lines = ["Category\tText", "d\tstring", "class\t", ""]
         for number in range(count):
             topic = sorted(OWN_WORDS)[number % len(OWN_WORDS)]
             own = OWN_WORDS[topic].split()
-            words = (
-                draw.choice(draw.choice((own, COMMON_WORDS))) for _ in range(draw.randint(20, 90))
-            )
+            words = (draw.choice(draw.choice((own, common))) for _ in range(draw.randint(20, 90)))
             lines.append(f"{topic}\t{' '.join(words)} ")
         (out / f"reuters-r8-{part}.tab").write_text("\n".join(lines) + "\n")
 
