@@ -1,4 +1,4 @@
-"""What the benchmarks that train share: parts of sets, budgets, and training that tells how it goes.
+"""What the benchmarks that train share: parts of sets, budgets, training that tells how it goes.
 
 There is nothing here about a modality: whatever is learned, the code and the hyperparameters are
 those of `bgpt`.
