@@ -6,7 +6,7 @@ python benchmarks/classification.py --task audio --model runs/audio --minutes 30
 python benchmarks/classification.py --tiny          see that it runs; writes nothing
 
 `image`: the ten kinds of Fashion-MNIST. `reuters`: the eight topics of Reuters R8. `audio`: the
-language of a prompt, no prompt being on two sides; as each language has one speaker or two, it is
+language of a prompt, no prompt being on two sides; as each language has mostly one speaker, it is
 also the voice. The classifier is that of `bgpt classify train`, with the same code and
 hyperparameters for every task, begun from the checkpoint and from random weights of the same shape,
 for the same time or number of steps. It learns from train, keeps what does best on validation, and

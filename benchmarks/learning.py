@@ -55,7 +55,7 @@ def settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     """See that the options make sense, and make those of --tiny so."""
     if options.tiny:
         options.preset, options.steps, options.no_compile = "tiny", 2, True
-        options.at_most = options.at_most or 24
+        options.at_most = options.at_most or 8
     elif options.task is None:
         parser.error("name a --task, or --tiny")
 

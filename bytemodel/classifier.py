@@ -58,7 +58,7 @@ class Classifier(nn.Module):
         real_BP1 = (places_P < lengths_B[:, None])[..., None]
         mean_BC = (features_BPC * real_BP1).sum(1) / lengths_B[:, None]
         largest_BC = features_BPC.masked_fill(~real_BP1, -torch.inf).amax(1)
-        last_BC = features_BPC[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1]
+        last_BC = (features_BPC * (places_P == lengths_B[:, None] - 1)[..., None]).sum(1)
         return cast(Tensor, self.head(torch.cat((mean_BC, largest_BC, last_BC), 1)))
 
 
