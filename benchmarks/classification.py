@@ -45,6 +45,7 @@ from bytemodel.classify import Confusion, classification, evaluate_files, traini
 from bytemodel.config import preset
 from bytemodel.labelled import BATCH, LabelledFile, LabelledSource
 from bytemodel.train import pick_device, pick_dtype
+from cpusim.errors import UserError
 
 
 class Goal(NamedTuple):
@@ -189,4 +190,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

@@ -37,6 +37,7 @@ from bytemodel.checkpoint import Checkpoint
 from bytemodel.config import ModelConfig, preset
 from bytemodel.files import learning_files, training_config
 from bytemodel.files_data import FileSource, Skipped, find_items
+from cpusim.errors import UserError
 
 
 class Target(NamedTuple):
@@ -149,4 +150,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

@@ -3,7 +3,7 @@
 Default: R8, the messages of Reuters-21578 with one of its eight most frequent topics, lower-cased,
 letters only, as Cardoso-Cachopo (2007) made them; their split is the standard one (ModApté), which
 published figures use. Near-duplicates across it are therefore left where they are: of 5,485
-training messages only the four whose very text is also tested on are left out.
+training messages only the five whose very text is also tested on are left out.
 """
 
 from __future__ import annotations
