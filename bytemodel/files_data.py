@@ -35,7 +35,7 @@ from torch import Tensor
 
 from bytemodel.config import ModelConfig
 from bytemodel.data import share_targets
-from bytemodel.folder import is_held_out, scan
+from bytemodel.folder import given_split, is_held_out, scan
 from bytemodel.patches import (
     PAD,
     Patches,
@@ -236,9 +236,6 @@ class Skipped:
             yield f"left out, {reason}: {first}{others}"
 
 
-_EVALUATING_FOLDERS = ("validation", "valid", "val", "dev", "test")
-
-
 def find_items(data: Path, extensions: Sequence[str], skip: Skip) -> Iterator[StoredFile]:
     """The files to learn: those below a folder, or a single one.
 
@@ -250,10 +247,8 @@ def find_items(data: Path, extensions: Sequence[str], skip: Skip) -> Iterator[St
     parts: list[tuple[Path, Part | None]] = [(data, None)]
     if not data.exists():
         raise UserError(f"{data}: no such file or folder; check the name")
-    if (data / "train").is_dir():
-        held_out = next((data / n for n in _EVALUATING_FOLDERS if (data / n).is_dir()), None)
-        if held_out is not None:
-            parts = [(data / "train", "train"), (held_out, "test")]
+    if (split := given_split(data)) is not None:
+        parts = [(split.train, "train"), (split.validation, "test")]
     spelling = {wanted.lower(): wanted for wanted in (e.removeprefix(".") for e in extensions)}
     for place, part in parts:
         names = scan(place, lambda name, _: skip("unreadable", name))
