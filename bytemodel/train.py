@@ -641,8 +641,8 @@ def _check_moments(optimizer: torch.optim.Optimizer) -> None:
     """Raise `ValueError` if what an optimizer remembers of a parameter has another shape."""
     for parameter, known in optimizer.state.items():
         for value in known.values():
-            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
-                raise ValueError(f"{tuple(value.shape)} for {tuple(parameter.shape)}")
+            if not isinstance(value, Tensor) or (value.ndim and value.shape != parameter.shape):
+                raise ValueError(f"{value} for {tuple(parameter.shape)}")
 
 
 def _keep_metrics_until(run: Path, step: int) -> None:

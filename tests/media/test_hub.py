@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import sys
 import wave
@@ -19,9 +20,9 @@ QUIET = Stages()
 WORDS = ("ash", "birch", "cedar", "elm", "fir", "hazel", "larch", "maple", "oak", "pine")
 
 
-@pytest.fixture
-def library() -> object:
-    return pytest.importorskip("datasets", reason="the extra datasets is not installed")
+needs_library = pytest.mark.skipif(
+    importlib.util.find_spec("datasets") is None, reason="the extra datasets is not installed"
+)
 
 
 def letters(split: str, count: int) -> dict[str, list[object]]:
@@ -33,7 +34,7 @@ def letters(split: str, count: int) -> dict[str, list[object]]:
     }
 
 
-def write(library: object, folder: Path, **splits: dict[str, list[object]]) -> None:
+def write(folder: Path, **splits: dict[str, list[object]]) -> None:
     import datasets
 
     kinds = datasets.Features(
@@ -48,12 +49,11 @@ def names(made: prepared.Prepared, side: str) -> list[str]:
     return [path.name for path in made.files(side)]
 
 
-def test_splits_are_kept_as_sides_and_labels_begin_the_names(
-    library: object, tmp_path: Path
-) -> None:
+@needs_library
+def test_splits_are_kept_as_sides_and_labels_begin_the_names(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     splits = {"train": 12, "validation": 4, "test": 5}
-    write(library, mine, **{name: letters(name, count) for name, count in splits.items()})
+    write(mine, **{name: letters(name, count) for name, count in splits.items()})
     (mine / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Letters\n")
     text = registry.load("text")
     made = from_files(text, Path(f"hf:{mine}"), tmp_path / "set", QUIET, pytest.fail)
@@ -66,8 +66,9 @@ def test_splits_are_kept_as_sides_and_labels_begin_the_names(
     assert f"the data set {mine} (cc-by-4.0)" in made.sentence()
 
 
-def test_a_set_of_one_split_is_split_as_files_are(library: object, tmp_path: Path) -> None:
-    write(library, tmp_path / "mine", train=letters("one", 60))
+@needs_library
+def test_a_set_of_one_split_is_split_as_files_are(tmp_path: Path) -> None:
+    write(tmp_path / "mine", train=letters("one", 60))
     file = Path(f"hf:{tmp_path / 'mine' / 'train.parquet'}")
     text = registry.load("text")
     made = from_files(text, file, tmp_path / "set", QUIET, pytest.fail)
@@ -75,11 +76,12 @@ def test_a_set_of_one_split_is_split_as_files_are(library: object, tmp_path: Pat
     assert sum(len(made.files(side)) for side in SIDES) == 60
 
 
+@needs_library
 def test_a_missing_validation_side_is_taken_from_training_and_never_from_the_test(
-    library: object, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     splits = {name: letters(name, 90) for name in ("train", "test")}
-    write(library, tmp_path / "mine", **splits)
+    write(tmp_path / "mine", **splits)
     text = registry.load("text")
     made = from_files(text, Path(f"hf:{tmp_path / 'mine'}"), tmp_path / "set", QUIET, pytest.fail)
     assert len(made.files("test")) == 90
@@ -87,7 +89,8 @@ def test_a_missing_validation_side_is_taken_from_training_and_never_from_the_tes
     assert all("_train-" in name for name in names(made, "validation"))
 
 
-def test_pictures_and_sounds_are_taken_as_their_bytes(library: object, tmp_path: Path) -> None:
+@needs_library
+def test_pictures_and_sounds_are_taken_as_their_bytes(tmp_path: Path) -> None:
     import datasets
 
     pictures, sounds = [], []
@@ -111,7 +114,7 @@ def test_pictures_and_sounds_are_taken_as_their_bytes(library: object, tmp_path:
     }
     held = datasets.Dataset.from_dict(rows, features=datasets.Features(bare))
     file = tmp_path / "all.parquet"
-    held.cast(kinds).to_parquet(file) if hasattr(held, "cast") else None
+    held.cast(kinds).to_parquet(file)
     for name in ("image", "audio"):
         modality = registry.load(name)
         made = from_files(modality, Path(f"hf:{file}"), tmp_path / name, QUIET, pytest.fail)
@@ -121,10 +124,9 @@ def test_pictures_and_sounds_are_taken_as_their_bytes(library: object, tmp_path:
             assert modality.judge(path.read_bytes(), path.suffix[1:]) is None
 
 
-def test_what_cannot_be_learned_says_which_columns_there_are(
-    library: object, tmp_path: Path
-) -> None:
-    write(library, tmp_path / "mine", train=letters("train", 4))
+@needs_library
+def test_what_cannot_be_learned_says_which_columns_there_are(tmp_path: Path) -> None:
+    write(tmp_path / "mine", train=letters("train", 4))
     named = f"hf:{tmp_path / 'mine'}"
     for modality, text in (("image", named), ("text", f"{named}#title")):
         with pytest.raises(UserError, match=r"has the columns text, label.*hf:NAME#COLUMN"):
@@ -132,11 +134,12 @@ def test_what_cannot_be_learned_says_which_columns_there_are(
     assert not (tmp_path / "s").exists()
 
 
+@needs_library
 def test_only_so_many_rows_are_taken_and_this_is_said(
-    library: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "MOST_ROWS", 30)
-    write(library, tmp_path / "mine", train=letters("train", 40))
+    write(tmp_path / "mine", train=letters("train", 40))
     notes: list[str] = []
     text = registry.load("text")
     made = from_files(text, Path(f"hf:{tmp_path / 'mine'}"), tmp_path / "set", QUIET, notes.append)
@@ -145,7 +148,8 @@ def test_only_so_many_rows_are_taken_and_this_is_said(
     assert notes[0].startswith("train: the first 30")
 
 
-def test_a_damaged_file_is_refused_in_one_sentence(library: object, tmp_path: Path) -> None:
+@needs_library
+def test_a_damaged_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing of the kind PAR1")
     with pytest.raises(UserError, match=r"bad\.parquet") as refused:
         from_files(
@@ -164,8 +168,9 @@ def test_without_the_library_it_is_said_how_to_install_it(monkeypatch: pytest.Mo
         hub.open_set("hf:owner/name")
 
 
+@needs_library
 def test_without_a_network_the_name_is_refused_in_one_sentence(
-    library: object, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import huggingface_hub
 
