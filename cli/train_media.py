@@ -90,7 +90,8 @@ def media(
         options = dataclasses.replace(options, out=Path("runs") / modality)
     elif modality is None and not options.resume:
         raise click.UsageError("say what to learn: --modality NAME; see bgpt modalities")
-    learned, converts = "", None
+    learned = ""
+    converts: tuple[str, str] | None = None
 
     def source(config: ModelConfig, seed: int, before: dict[str, Any]) -> FileSource | MixedSource:
         from bytemodel.distributed import leads

@@ -145,7 +145,7 @@ def items(
     is missing, it decides which training rows go there. Raises `UserError` if no column can be
     learned, or reading breaks off.
     """
-    sides = {split: _SIDES.get(split.lower()) for split in opened.splits}
+    sides: dict[str, Side | None] = {split: _SIDES.get(split.lower()) for split in opened.splits}
     if not any(sides.values()):
         sides = dict.fromkeys(sides, "train")
     for split, side in sides.items():
@@ -191,7 +191,7 @@ def items(
     progress(done, done)
 
 
-def _side(item: Item, side: Side, there: set[Side | None]) -> Side | None:
+def _side(item: Item, side: Side, there: set[Side]) -> Side | None:
     if len(there) == 1:
         return None
     if side == "train" and "validation" not in there:
