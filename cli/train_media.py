@@ -69,7 +69,7 @@ def media(
     With --convert "abc&mid", music is taught to make MIDI of ABC tunes and ABC of MIDI. Beside the
     real pairs it then learns made ones: variations of the tunes it learns from and new ones like
     them, each converted by abc2midi. None is like a tune that is held out, and it is on
-    real tunes that the model is evaluated.
+    real tunes that the model is evaluated. So with "tisrc&tibin" and terminfo, by tic.
 
     Ctrl-C saves the run and ends with exit code 130; --resume goes on as if nothing had
     happened. Options not given are then the run's own.
@@ -79,6 +79,7 @@ def media(
       bgpt train media --modality audio
       bgpt train media --modality image --minutes 30 --out runs/shoes
       bgpt train media --modality music --convert "abc&mid" --out runs/tunes
+      bgpt train media --modality terminfo --convert "tisrc&tibin" --minutes 60
       bgpt train media --modality music --data tunes --init runs/music
       bgpt train media --modality text --data hf:stanfordnlp/imdb
       bgpt train media --modality audio --resume

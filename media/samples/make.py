@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from media import abcmidi, packages
-from media.modality import Debian
+from media.modality import Debian, Item
+from media.terminfo import TERMINFO
 
 HERE = Path(__file__).parent
 PICTURES = {"train": 240, "t10k": 60}
@@ -27,6 +28,7 @@ VOICES = ("en", "es", "fr", "it", "ru")
 PROMPTS = ("digits/?.wav", "letters/[a-j].wav")
 TEXT_BYTES = 400_000
 TUNES = 120
+TERMINAL_BYTES = 95_000
 
 
 def fetch(name: str, folder: Path) -> Path:
@@ -203,6 +205,25 @@ def messages(_: Path, out: Path) -> None:
         (out / f"reuters-r8-{part}.tab").write_text("\n".join(lines) + "\n")
 
 
+def terminals(folder: Path, out: Path) -> None:
+    """Entries that are unlike each other, the text and the compiled form of each, by a hash."""
+    fetch("ncurses-term", folder)
+    items = TERMINFO.items(folder, lambda _done, _total: None)
+    pairs = [item for item in items if isinstance(item, Item)]
+    rank = {item.name: hashlib.sha256(item.name.encode()).digest() for item in pairs[::2]}
+    chosen: set[str] = set()
+    size = 0
+    by_rank = sorted(zip(pairs[::2], pairs[1::2], strict=True), key=lambda pair: rank[pair[0].name])
+    for text, compiled in by_rank:
+        more = len(text.data) + len(compiled.data)
+        if not chosen.isdisjoint(text.keys) or more > 3_000 or size + more > TERMINAL_BYTES:
+            continue
+        chosen.update(text.keys)
+        size += more
+        (out / text.name).write_bytes(text.data)
+        (out / compiled.name).write_bytes(compiled.data)
+
+
 def main() -> None:
     for name, make in (
         ("image", pictures),
@@ -210,6 +231,7 @@ def main() -> None:
         ("text", jargon),
         ("music", tunes),
         ("reuters", messages),
+        ("terminfo", terminals),
     ):
         out = HERE / name
         shutil.rmtree(out, ignore_errors=True)
