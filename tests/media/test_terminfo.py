@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -212,14 +211,14 @@ def test_generated_files_are_judged_and_shown_in_the_other_form() -> None:
 @settings(max_examples=12)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_judged_and_nothing_is_written_elsewhere(data: bytes) -> None:
-    before = set(os.listdir())
+    before = set(Path().iterdir())
     for extension in ("tisrc", "tibin"):
         for made in (data, b"a|b c,\n\t" + data, tic.MAGIC[0] + data):
             reason = TERMINFO.judge(made, extension)
             assert reason is None or (reason and "\n" not in reason)
             if reason is not None and extension == "tibin":
                 assert TERMINFO.show(made, extension) == {}
-    assert set(os.listdir()) == before
+    assert set(Path().iterdir()) == before
 
 
 @pytest.mark.parametrize("name", [b"../../escaped", b"a/../../../escaped", b"/tmp/escaped"])
