@@ -92,11 +92,9 @@ class Entries:
         return bytes(Entry(tuple(names), self._about(rng), self._sorted(made.values())))
 
     def pairs(self, first: int, count: int) -> list[tuple[bytes, bytes]]:
-        """Entries by number, from `first` on, each as infocmp prints it and compiled.
-
-        What tic finds anything wrong with, and what is like one held out, is drawn again. Raises
-        `UserError` if that is so of everything, and `Missing`.
-        """
+        """Entries by number, from `first` on, each as infocmp prints it and compiled. What tic
+        finds anything wrong with, and what is like one held out, is drawn again. Raises
+        `UserError` if that is so of everything, and `Missing`."""
         made: dict[int, tuple[bytes, bytes]] = {}
         waiting = list(range(first, first + count))
         for attempt in range(_TRIES):
@@ -121,8 +119,7 @@ class Entries:
             if not waiting:
                 return [made[number] for number in sorted(made)]
         raise UserError(
-            "tic refuses whatever entry is made, or it is like one held out; give more to learn"
-            " from"
+            "whatever entry is made is refused by tic or like one held out; give more to learn from"
         )
 
     def _mixed(self, rng: random.Random) -> dict[str, Capability]:

@@ -25,7 +25,6 @@ _MOST_TEXT = 1 << 22
 """Of a whole terminfo.src, with all terminals there are, a third is enough."""
 _HARMLESS = "older tic versions may treat the description field as an alias"
 _SAID = re.compile(r'^"[^"]*", ')
-_WHOSE = re.compile(r"terminal '([^']*)'")
 MAGIC = (b"\x1a\x01", b"\x1e\x02")
 """What a compiled entry begins with: numbers of 16 and of 32 bits; see term(5)."""
 
@@ -86,6 +85,8 @@ def compile_all(text: bytes) -> list[bytes]:
         looked = _run(["tic", "-I", "-1", "-x", "entry.ti"], folder)
         _raise_first(looked)
         names = [names_of(entry)[0] for entry in split_entries(looked.stdout)]
+        if not all(names):
+            raise Refused("holds an entry without a name")
         if not names:
             raise Refused("holds no entry")
         _raise_first(_run(["tic", "-x", "-o", "made", "entry.ti"], folder))
@@ -102,47 +103,27 @@ def to_compiled_many(texts: Sequence[bytes]) -> list[bytes | None]:
     Only for texts that were printed by infocmp or `to_plain_many`, each a single entry.
     """
 
-    def together(texts: Sequence[bytes]) -> list[bytes | None] | None:
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "entry.ti").write_bytes(b"".join(texts))
-            try:
-                done = _run(["tic", "-x", "-o", "made", "entry.ti"], folder, len(texts))
-            except Refused:
-                return None
-            wrong = _whose(done)
-            if wrong is None:
-                return None
-            names = [names_of(text)[0] for text in texts]
-            made = [_made(Path(folder) / "made", name) for name in names]
-            return [None if n in wrong else m for n, m in zip(names, made, strict=True)]
+    def together(some: Sequence[bytes], folder: str) -> list[bytes | None] | None:
+        done = _run(["tic", "-x", "-o", "made", "entry.ti"], folder, len(some))
+        if _complaint(done) is not None:
+            return None
+        return [_made(Path(folder) / "made", names_of(text)[0]) for text in some]
 
-    return _many(texts, together, to_compiled)
+    return _many(texts, together)
 
 
 def to_plain_many(texts: Sequence[bytes]) -> list[bytes | None]:
     """Each entry with its numbers and strings spelt as infocmp spells them, in whatever order; None
     where tic finds something wrong. In one process."""
 
-    def together(texts: Sequence[bytes]) -> list[bytes | None] | None:
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "entry.ti").write_bytes(b"".join(texts))
-            try:
-                done = _run(["tic", "-I", "-1", "-x", "entry.ti"], folder, len(texts))
-            except Refused:
-                return None
-        wrong, made = _whose(done), split_entries(done.stdout)
-        names = [names_of(text)[0] for text in texts]
-        if wrong is None or names != [names_of(text)[0] for text in made]:
+    def together(some: Sequence[bytes], folder: str) -> list[bytes | None] | None:
+        done = _run(["tic", "-I", "-1", "-x", "entry.ti"], folder, len(some))
+        made = split_entries(done.stdout)
+        if _complaint(done) is not None or [*map(names_of, made)] != [*map(names_of, some)]:
             return None
-        return [None if n in wrong else m for n, m in zip(names, made, strict=True)]
+        return list(made)
 
-    def alone(text: bytes) -> bytes:
-        found = together([text])
-        if found is None or found[0] is None:
-            raise Refused("tic finds something wrong")
-        return found[0]
-
-    return _many(texts, together, alone)
+    return _many(texts, together)
 
 
 def without_extensions(text: bytes) -> bytes:
@@ -166,45 +147,57 @@ def split_entries(text: bytes) -> list[bytes]:
 
 def _many(
     texts: Sequence[bytes],
-    together: Callable[[Sequence[bytes]], list[bytes | None] | None],
-    alone: Callable[[bytes], bytes],
+    together: Callable[[Sequence[bytes], str], list[bytes | None] | None],
 ) -> list[bytes | None]:
-    """All together, but for those with names that others have too, which would be mixed up; and
-    each alone where it cannot be told whom tic complains about."""
-    taken: set[str] = set()
-    places = []
-    for place, text in enumerate(texts):
-        names = names_of(text)
-        if taken.isdisjoint(names):
-            taken.update(names)
-            places.append(place)
-    found = together([texts[place] for place in places])
-    made = dict(zip(places, found, strict=True)) if found is not None else {}
-    for place, text in enumerate(texts):
-        if place not in made:
+    """What `together` makes of texts in a folder's `entry.ti`, if tic has nothing to say. Else it
+    does not say reliably of which, so that they are halved until it is one.
+
+    Entries with names that others have too, which would be mixed up, wait for another turn.
+    """
+    made: dict[int, bytes | None] = {}
+
+    def make(places: Sequence[int]) -> None:
+        some = [texts[place] for place in places]
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "entry.ti").write_bytes(b"".join(some))
             try:
-                made[place] = alone(text)
+                found = together(some, folder)
             except Refused:
-                made[place] = None
+                found = None
+        if found is not None:
+            made.update(zip(places, found, strict=True))
+        elif len(places) == 1:
+            made[places[0]] = None
+        else:
+            make(places[: len(places) // 2])
+            make(places[len(places) // 2 :])
+
+    waiting = list(range(len(texts)))
+    while waiting:
+        taken: set[str] = set()
+        turn = []
+        for place in waiting:
+            names = names_of(texts[place])
+            if taken.isdisjoint(names):
+                taken.update(names)
+                turn.append(place)
+        make(turn)
+        waiting = [place for place in waiting if place not in made]
     return [made[place] for place in range(len(texts))]
 
 
-def _complaints(done: subprocess.CompletedProcess[bytes]) -> list[str]:
-    lines = done.stderr.decode(errors="replace").splitlines()
-    said = [line for line in lines if line.strip() and _HARMLESS not in line]
-    return said or (["tic fails"] if done.returncode else [])
+def _complaint(done: subprocess.CompletedProcess[bytes]) -> str | None:
+    """The first thing that tic says, but for what is harmless."""
+    for line in done.stderr.decode(errors="replace").splitlines():
+        if line.strip() and _HARMLESS not in line:
+            return _SAID.sub("", line)
+    return "tic fails" if done.returncode else None
 
 
 def _raise_first(done: subprocess.CompletedProcess[bytes]) -> None:
-    for line in _complaints(done):
-        raise Refused(_SAID.sub("", line))
-
-
-def _whose(done: subprocess.CompletedProcess[bytes]) -> set[str] | None:
-    """The entries that tic complains about; None if it does not say which."""
-    found = [_WHOSE.search(line) for line in _complaints(done)]
-    names = {match[1] for match in found if match is not None}
-    return None if None in found else names
+    complaint = _complaint(done)
+    if complaint is not None:
+        raise Refused(complaint)
 
 
 def _made(folder: Path, name: str) -> bytes | None:

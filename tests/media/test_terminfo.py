@@ -168,7 +168,7 @@ def test_a_users_compiled_file_becomes_the_same_pair_whatever_its_name(tmp_path:
         (b"", "is no clean terminfo text \\(holds no entry\\); leave it out"),
         (b"hello world\n", "whitespace in name or alias field"),
         (b"q|a w, use=nobody-has-this,\n", "resolution of use=nobody-has-this failed"),
-        (b"../../up|a w, am,\n", "slashes aren't allowed"),
+        (b"up/../up|a w, am,\n", "slashes aren't allowed"),
         (b"\x1a\x01garbage", "is no clean compiled terminfo entry \\(infocmp cannot read it\\)"),
     ],
 )
@@ -208,17 +208,17 @@ def test_generated_files_are_judged_and_shown_in_the_other_form() -> None:
     assert "Missing separator" in (TERMINFO.judge(b"a|b c,\n\tbel=x\n", "tisrc") or "")
 
 
-@settings(max_examples=12)
+@settings(max_examples=30)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_judged_and_nothing_is_written_elsewhere(data: bytes) -> None:
-    before = set(Path().iterdir())
+    before = set(Path.cwd().iterdir())
     for extension in ("tisrc", "tibin"):
         for made in (data, b"a|b c,\n\t" + data, tic.MAGIC[0] + data):
             reason = TERMINFO.judge(made, extension)
             assert reason is None or (reason and "\n" not in reason)
             if reason is not None and extension == "tibin":
                 assert TERMINFO.show(made, extension) == {}
-    assert set(Path().iterdir()) == before
+    assert set(Path.cwd().iterdir()) == before
 
 
 @pytest.mark.parametrize("name", [b"../../escaped", b"a/../../../escaped", b"/tmp/escaped"])
