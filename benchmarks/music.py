@@ -15,10 +15,12 @@ import hashlib
 import lzma
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import report
@@ -32,32 +34,41 @@ from bytemodel.score import predict_patches
 from bytemodel.train import pick_device, pick_dtype
 from cpusim.errors import UserError
 from media import abcmidi, prepared, registry
+from media.modality import Modality
 from media.notes import Unreadable, compare, tune_of
 
 DIRECTIONS = (("abc", "mid"), ("mid", "abc"))
 
 
 class Pair(NamedTuple):
+    """`files`: what the two files hold, by extension."""
+
     name: str
-    abc: bytes
-    mid: bytes
-
-    def read(self, kind: str) -> bytes:
-        return self.abc if kind == "abc" else self.mid
+    files: Mapping[str, bytes]
 
 
-def real_pairs(found: prepared.Prepared, side: str, at_most: int | None) -> list[Pair]:
-    """The tunes of a side in an order by hash, so that the first few are a fair sample."""
-    paths = [path for path in found.files(side) if path.suffix == ".abc"]
+def real_pairs(
+    found: prepared.Prepared, side: str, at_most: int | None, kinds: tuple[str, str]
+) -> list[Pair]:
+    """The pairs of a side in an order by hash, so that the first few are a fair sample."""
+    paths = [path for path in found.files(side) if path.suffix == f".{kinds[0]}"]
     paths.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
     return [
-        Pair(path.stem, path.read_bytes(), path.with_suffix(".mid").read_bytes())
+        Pair(path.stem, {kind: path.with_suffix(f".{kind}").read_bytes() for kind in kinds})
         for path in paths[:at_most]
     ]
 
 
-class Judged:
+class Judge(Protocol):
     """Tallies of what was made of the targets."""
+
+    def add(self, target: bytes, made: bytes, kind: str, *, ended: bool) -> None: ...
+
+    def figures(self) -> dict[str, Any]: ...
+
+
+class Judged:
+    """Tunes by their notes."""
 
     def __init__(self) -> None:
         self.tunes = self.valid = self.readable = self.whole = self.right = self.notes = 0
@@ -101,23 +112,22 @@ def conditional_xz(source: bytes, target: bytes) -> int:
 
 
 def convert(
-    model: ByteModel, pairs: list[Pair], kinds: tuple[str, str], dtype: Any
+    model: ByteModel, pairs: list[Pair], kinds: tuple[str, str], dtype: Any, judged: Judge
 ) -> dict[str, Any]:
     """Score and convert every pair that the model has room for, one direction."""
     source, target = kinds
     size, longest = model.config.patch_size, model.config.max_patches
     bits = xz = bytes_ = right = symbols = 0
-    judged = Judged()
     left_out = []
     waiting: list[Pair] = []
     began = time.monotonic()
     for pair in pairs:
-        data = pair.read(target)
-        patches = encode_conversion(pair.read(source), source, data, target, size)
+        data = pair.files[target]
+        patches = encode_conversion(pair.files[source], source, data, target, size)
         if len(patches) > longest:
             left_out.append(pair.name)
             continue
-        first = 2 + -(-len(pair.read(source)) // size)
+        first = 2 + -(-len(pair.files[source]) // size)
         found = predict_patches(model, patches, np.arange(first, len(patches)), dtype)
         # The bytes, the padding that ends them, and the end patch, as in training.
         asked = np.union1d(np.arange(len(data) + 1), size * -(-len(data) // size))
@@ -125,7 +135,7 @@ def convert(
         wanted[: len(data)] = np.frombuffer(data, np.uint8)
         hits = found.expected.ravel()[asked] == wanted
         bits += float(found.bits.ravel()[asked].sum(dtype=np.float64))
-        xz += conditional_xz(pair.read(source), data)
+        xz += conditional_xz(pair.files[source], data)
         bytes_ += len(data)
         right += int(hits.sum())
         symbols += len(asked)
@@ -136,9 +146,9 @@ def convert(
             waiting.append(pair)
     scored = time.monotonic() - began
     began = time.monotonic()
-    prompts = [prompt(model.config, pair.read(source), source, target) for pair in waiting]
+    prompts = [prompt(model.config, pair.files[source], source, target) for pair in waiting]
     for number, made in convert_prompts(model, prompts, dtype=dtype):
-        judged.add(waiting[number].read(target), made.data, target, ended=made.ended)
+        judged.add(waiting[number].files[target], made.data, target, ended=made.ended)
     return {
         "direction": f"{source}->{target}",
         "bits_per_byte": bits / max(1, bytes_),
@@ -156,41 +166,41 @@ def convert_by_midi2abc(pairs: list[Pair]) -> dict[str, Any]:
     judged = Judged()
     for pair in pairs:
         try:
-            made = abcmidi.to_abc(pair.mid)
+            made = abcmidi.to_abc(pair.files["mid"])
         except abcmidi.Refused:
             made = b""
-        judged.add(pair.abc, made, "abc", ended=True)
+        judged.add(pair.files["abc"], made, "abc", ended=True)
     return {"direction": "mid->abc", **judged.figures()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint or run folder")
+def options(description: str, name: str) -> argparse.ArgumentParser:
+    """The options of a benchmark of conversions, but for the model."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("--side", default="test", choices=("validation", "test"))
-    parser.add_argument("--at-most", type=int, help="tunes, to be done sooner")
+    parser.add_argument("--at-most", type=int, help="pairs, to be done sooner")
     parser.add_argument("--sample", action="store_true", help="of the small set that ships")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--name", default="music", help="of the result: results/NAME.json")
-    chosen = parser.parse_args()
-    modality = registry.load("music")
-    if chosen.sample:
-        place = prepared.place_of(modality).with_name(f"{modality.name}-{modality.recipe}-sample")
-        found = (
-            prepared.read(place)
-            if prepared.is_prepared(place)
-            else prepared.from_sample(modality, place, prepared.Stages(), force=True)
-        )
-    else:
-        found = prepared.default_set(modality, prepared.Stages(), print)
-    pairs = real_pairs(found, chosen.side, chosen.at_most)
-    device = pick_device(chosen.device)
-    dtype = pick_dtype(chosen.dtype, device)
+    parser.add_argument("--name", default=name, help="of the result: results/NAME.json")
+    return parser
+
+
+def set_of(modality: Modality, *, sample: bool) -> prepared.Prepared:
+    """The modality's default set, or the small one that ships."""
+    if not sample:
+        return prepared.default_set(modality, prepared.Stages(), print)
+    place = prepared.place_of(modality).with_name(f"{modality.name}-{modality.recipe}-sample")
+    if prepared.is_prepared(place):
+        return prepared.read(place)
+    return prepared.from_sample(modality, place, prepared.Stages(), force=True)
+
+
+def load(path: Path, device: torch.device) -> tuple[ByteModel, dict[str, Any]]:
+    """A checkpoint's model, and what the result says of it."""
     try:
-        loaded = checkpoint.load(chosen.model, device=device)
+        loaded = checkpoint.load(path, device=device)
     except UserError as error:
         raise SystemExit(str(error)) from None
-    parameters = loaded.model.parameter_count
     trained = dict(loaded.info)
     if isinstance(trained.get("data"), dict):
         # Where things lie is this machine's business.
@@ -198,10 +208,27 @@ def main() -> None:
         trained["data"] = {k: v for k, v in trained["data"].items() if k not in places}
     if isinstance(trained.get("task"), dict):
         trained["task"] = {k: v for k, v in trained["task"].items() if k != "file"}
-    model = prepare(loaded.model, dtype)
+    return loaded.model, {
+        "sha256": checkpoint.file_hash(loaded.path),
+        "parameters": loaded.model.parameter_count,
+        "max_patches": loaded.model.config.max_patches,
+        "trained": trained,
+    }
+
+
+def main() -> None:
+    parser = options(str(__doc__), "music")
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint or run folder")
+    chosen = parser.parse_args()
+    found = set_of(registry.load("music"), sample=chosen.sample)
+    pairs = real_pairs(found, chosen.side, chosen.at_most, DIRECTIONS[0])
+    device = pick_device(chosen.device)
+    dtype = pick_dtype(chosen.dtype, device)
+    model, about = load(chosen.model, device)
+    model = prepare(model, dtype)
     results = []
     for kinds in DIRECTIONS:
-        result = convert(model, pairs, kinds, dtype)
+        result = convert(model, pairs, kinds, dtype, Judged())
         results.append(result)
         print(
             f"{result['direction']}: {result['bits_per_byte']:.5f} bits per byte"
@@ -217,12 +244,7 @@ def main() -> None:
     path = report.write(
         chosen.name,
         {
-            "checkpoint": {
-                "sha256": checkpoint.file_hash(loaded.path),
-                "parameters": parameters,
-                "max_patches": model.config.max_patches,
-                "trained": trained,
-            },
+            "checkpoint": about,
             "set": {
                 "sha256": found.manifest["sha256"],
                 "kind": found.kind,

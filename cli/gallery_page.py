@@ -196,9 +196,10 @@ def _card(folder: Path, stem: str, exhibit: Exhibit) -> Card:
             card = make(folder, exhibit, file, source)
             if card is not None:
                 return card
-    text = _as_text(exhibit.data)
-    if text is not None:
-        return Card(exhibit, "text", file, text=text, says=f"text of {exhibit.name}")
+    for data in (exhibit.data, *(exhibit.forms.values() if exhibit.wrong is None else ())):
+        text = _as_text(data)
+        if text is not None:
+            return Card(exhibit, "text", file, text=text, says=f"text of {exhibit.name}")
     return Card(exhibit, "bytes", file, text=_hexadecimal(exhibit.data))
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from media import abcmidi, packages
-from media.modality import Debian
+from media.modality import Debian, Item
+from media.terminfo import TERMINFO
 
 HERE = Path(__file__).parent
 PICTURES = {"train": 240, "t10k": 60}
@@ -27,6 +28,7 @@ VOICES = ("en", "es", "fr", "it", "ru")
 PROMPTS = ("digits/?.wav", "letters/[a-j].wav")
 TEXT_BYTES = 400_000
 TUNES = 120
+TERMINAL_BYTES = 95_000
 
 
 def fetch(name: str, folder: Path) -> Path:
@@ -171,8 +173,66 @@ def tunes(_: Path, out: Path) -> None:
         (out / f"tune{number:03d}.mid").write_bytes(abcmidi.to_midi(abc))
 
 
+# Messages: sentences of a topic's own words, in the form of the tables of Reuters R8.
+
+MESSAGES = {"train": 240, "test": 60}
+OWN_WORDS = {
+    "acq": "merger takeover bidder stake shareholders tender acquire suitor offer control",
+    "crude": "oil barrels refinery drilling pipeline wells petroleum tanks crude field",
+    "earn": "profit quarter dividend losses revenue net earnings income payout results",
+    "grain": "wheat maize harvest bushels silo barley farmers crop mill rye",
+    "interest": "rate prime discount lending percent borrowers deposit bank loans cut",
+    "money-fx": "currency dollar exchange dealers intervention franc markets yen cable fixing",
+    "ship": "vessel port cargo freight harbour crew strike dock ferry tonnage",
+    "trade": "tariff exports imports surplus quota talks duties deficit goods accord",
+}
+COMMON = (
+    "the company said a spokesman today will its new after about in of and a two years last was"
+    " statement expected officials board told further no details month plan first meeting"
+)
+
+
+def messages(_: Path, out: Path) -> None:
+    """Made-up messages, half of their words those of their topic."""
+    draw, common = random.Random(0), COMMON.split()
+    for part, count in MESSAGES.items():
+        lines = ["Category\tText", "d\tstring", "class\t", ""]
+        for number in range(count):
+            topic = sorted(OWN_WORDS)[number % len(OWN_WORDS)]
+            own = OWN_WORDS[topic].split()
+            words = (draw.choice(draw.choice((own, common))) for _ in range(draw.randint(20, 90)))
+            lines.append(f"{topic}\t{' '.join(words)} ")
+        (out / f"reuters-r8-{part}.tab").write_text("\n".join(lines) + "\n")
+
+
+def terminals(folder: Path, out: Path) -> None:
+    """Entries that are unlike each other, the text and the compiled form of each, by a hash."""
+    fetch("ncurses-term", folder)
+    items = TERMINFO.items(folder, lambda _done, _total: None)
+    pairs = [item for item in items if isinstance(item, Item)]
+    rank = {item.name: hashlib.sha256(item.name.encode()).digest() for item in pairs[::2]}
+    chosen: set[str] = set()
+    size = 0
+    by_rank = sorted(zip(pairs[::2], pairs[1::2], strict=True), key=lambda pair: rank[pair[0].name])
+    for text, compiled in by_rank:
+        more = len(text.data) + len(compiled.data)
+        if not chosen.isdisjoint(text.keys) or more > 3_000 or size + more > TERMINAL_BYTES:
+            continue
+        chosen.update(text.keys)
+        size += more
+        (out / text.name).write_bytes(text.data)
+        (out / compiled.name).write_bytes(compiled.data)
+
+
 def main() -> None:
-    for name, make in (("image", pictures), ("audio", prompts), ("text", jargon), ("music", tunes)):
+    for name, make in (
+        ("image", pictures),
+        ("audio", prompts),
+        ("text", jargon),
+        ("music", tunes),
+        ("reuters", messages),
+        ("terminfo", terminals),
+    ):
         out = HERE / name
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()

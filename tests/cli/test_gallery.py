@@ -347,6 +347,16 @@ def test_each_kind_is_shown_as_what_it_is_and_a_broken_one_as_bytes(hung: Path) 
     assert "4 notes from C4 to E♭4" in page(hung)
 
 
+def test_bytes_with_a_form_that_is_text_are_shown_as_that(tmp_path: Path) -> None:
+    def card(wrong: str | None) -> gallery_page.Card:
+        form = {"tisrc": b"vt|a terminal,\n"}
+        exhibit = Exhibit("vt.tibin", "tibin", b"\x1a\x01\0", None, form, wrong)
+        return gallery_page._card(tmp_path, "vt", exhibit)
+
+    assert (card(None).kind, card(None).text) == ("text", "vt|a terminal,\n")
+    assert card("broken").kind == "bytes"
+
+
 def test_what_a_file_holds_is_text_and_no_more(hung: Path) -> None:
     text = page(hung)
     assert "<script>document.title" not in text

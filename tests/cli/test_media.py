@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import wave
@@ -143,7 +144,7 @@ def test_users_files_become_a_set_and_the_unusable_are_named(tmp_path: Path) -> 
 # train media --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["text", "image", "audio", "music"])
+@pytest.mark.parametrize("name", ["text", "image", "audio", "music", "terminfo"])
 def test_a_name_is_all_that_training_needs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,25 @@ def test_a_name_is_all_that_training_needs(
     counts = prepared.read(Path(config["data"]["folder"])).manifest["split"]
     assert config["data"]["training"] == counts["train"]["files"]
     assert config["data"]["held_out"] == counts["validation"]["files"]
+
+
+@pytest.mark.skipif(shutil.which("tic") is None, reason="tic of ncurses is not installed")
+def test_an_exact_conversion_is_learned_from_made_pairs_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--modality", "terminfo", "--convert", "tisrc&tibin", *QUICK, "--max-patches", 100]
+    bgpt("train", "media", *words)
+    data = read_config(Path("runs/terminfo"))["data"]
+    assert data["convert"] == "tisrc&tibin"
+    assert data["made"]["share"] == 0.75
+    entry = min(registry.load("terminfo").sample.glob("*.tisrc"), key=lambda p: p.stat().st_size)
+    bgpt(
+        *("convert", "--model", "runs/terminfo", entry, "--to", "tibin", "-o", "made"),
+        *("--max-patches", 2),
+        code=1,
+    )
+    assert [path.name for path in Path("made").iterdir()] == [f"{entry.stem}.tibin"]
 
 
 def test_all_modalities_are_trained_in_the_same_way(tmp_path: Path) -> None:
