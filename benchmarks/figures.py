@@ -243,6 +243,67 @@ def training_step(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def budget(result: dict[str, Any]) -> str:
+    """How long each training of a result was."""
+    given = result["budget"]
+    return f"{given['steps']:,} steps" if "steps" in given else f"{given['minutes']:g} minutes"
+
+
+def classification(results: list[dict[str, Any]]) -> str:
+    """The table of files told apart."""
+    lines = [
+        "Files told apart by `bgpt classify train`, on test files: begun from a generative"
+        " checkpoint, from random weights of the same shape with the same budget, and by a linear"
+        f" model; {results[0]['statement']}.",
+        "",
+        "| files | test files | goal | begun from | accuracy | macro-F1 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        for row in result["rows"]:
+            cells = (
+                f"{result['task']}: {result['what']}",
+                f"{result['files']['test']:,}",
+                percent(result["goal"]),
+                row["start"] + (f", {budget(result)}" if "steps" in row else ""),
+                percent(row["accuracy"]),
+                f"{row['macro_f1']:.4f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    places = dict.fromkeys(where(result) for result in results)
+    lines += ["", f"Measured on {'; '.join(places)}."]
+    return "\n".join(lines)
+
+
+def fine_tuning(results: list[dict[str, Any]]) -> str:
+    """The table of pre-training followed by fine-tuning."""
+    lines = [
+        "Bits per byte of held-out files, after pre-training on something else, after training on"
+        " files like them from random weights, and after both, with the same budget;"
+        f" {results[0]['statement']}.",
+        "",
+        "| learned before | files | budget | checkpoint as it is | from scratch | fine-tuned |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        bits = {row["start"]: f"{row['bits_per_byte']:.3f}" for row in result["rows"]}
+        before = result["before"]
+        if result["checkpoint_given"]:
+            before = "a given checkpoint"
+            if result["pre_training"]["saw_target_training_files"] is True:
+                before += ", of such training files too"
+        cells = (
+            before,
+            f"{result['target']}, {result['test']['files']:,}",
+            budget(result),
+            *(bits[start] for start in ("checkpoint", "scratch", "fine-tuned")),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    places = dict.fromkeys(where(result) for result in results)
+    lines += ["", f"Measured on {'; '.join(places)}."]
+    return "\n".join(lines)
+
+
 def block() -> str:
     """Everything that stands between the markers; what was not measured is left out."""
     results = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
@@ -259,6 +320,10 @@ def block() -> str:
     ):
         if name in results:
             parts.append(table(results[name]))
+    for kind, tables in (("classification", classification), ("fine_tuning", fine_tuning)):
+        chosen = [results[name] for name in sorted(results) if name.startswith(f"{kind}_")]
+        if chosen:
+            parts.append(tables(chosen))
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,14 +1,16 @@
-"""A classifier of files: the patch-level decoder, its features' mean, one linear map.
+"""A classifier of files: the patch-level decoder, its features pooled, one linear map.
 
-As in bGPT (Wu et al. 2024, arXiv 2402.19155, section 3.2), except that padding is left out
-of the mean. The byte level is not needed: nothing is written.
+The mean of the features is that of bGPT (Wu et al. 2024, arXiv 2402.19155, section 3.2), except
+that padding is left out of it. In a mean the one patch that tells is lost among many, so
+their largest values, and what the last patch makes of the whole file, stand beside it (Howard and
+Ruder 2018, arXiv 1801.06146). The byte level is not needed: nothing is written.
 
 Shape suffixes: B batch, P patches, S patch size, L labels, C width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -18,10 +20,14 @@ from torch import Tensor, nn
 
 from bytemodel.config import ModelConfig
 from bytemodel.model import ByteModel, PatchDecoder
-from bytemodel.patches import Patches, encode_file, fitting_extension
+from bytemodel.patches import PAD, Patches, encode_file, fitting_extension
 
 MOST_WINDOWS = 8
 """Windows that are read of a file longer than the model's sequence, evenly spread over it."""
+_PATCHES_AT_ONCE = 4096
+"""What is read in one pass; bounds the memory that this takes."""
+_WINDOWS_AT_ONCE = 256
+"""Windows among which those of like length are sought."""
 
 
 class Classifier(nn.Module):
@@ -32,7 +38,7 @@ class Classifier(nn.Module):
         self.config = config
         self.labels = tuple(labels)
         self.patch_decoder = PatchDecoder(config)
-        self.head = nn.Linear(config.patch_width, len(self.labels))
+        self.head = nn.Linear(3 * config.patch_width, len(self.labels))
 
     @classmethod
     def of(cls, model: ByteModel, labels: Sequence[str]) -> Classifier:
@@ -50,8 +56,10 @@ class Classifier(nn.Module):
         features_BPC = self.patch_decoder(patches_BPS)
         places_P = torch.arange(patches_BPS.shape[1], device=patches_BPS.device)
         real_BP1 = (places_P < lengths_B[:, None])[..., None]
-        pooled_BC = (features_BPC * real_BP1).sum(1) / lengths_B[:, None]
-        return cast(Tensor, self.head(pooled_BC))
+        mean_BC = (features_BPC * real_BP1).sum(1) / lengths_B[:, None]
+        largest_BC = features_BPC.masked_fill(~real_BP1, -torch.inf).amax(1)
+        last_BC = (features_BPC * (places_P == lengths_B[:, None] - 1)[..., None]).sum(1)
+        return cast(Tensor, self.head(torch.cat((mean_BC, largest_BC, last_BC), 1)))
 
 
 def file_patches(data: bytes, extension: str, patch_size: int) -> Patches:
@@ -64,25 +72,73 @@ def window(patches: Patches, start: int, longest: int) -> Patches:
     return np.concatenate([patches[:1], patches[start + 1 : start + longest]])
 
 
-@torch.inference_mode()
 def classify(
     classifier: Classifier, data: bytes, extension: str, *, dtype: torch.dtype = torch.float32
 ) -> npt.NDArray[np.float32]:
-    """The probability of each label, float32 (L,), for a file's bytes.
+    """The probability of each label, float32 (L,), for a file's bytes; see `classify_all`."""
+    found: npt.NDArray[np.float32] = classify_all(classifier, [(data, extension)], dtype=dtype)[0]
+    return found
 
-    A long file's features are the mean over up to `MOST_WINDOWS` windows.
+
+@torch.inference_mode()
+def classify_all(
+    classifier: Classifier,
+    files: Iterable[tuple[bytes, str]],
+    *,
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> npt.NDArray[np.float32]:
+    """The probability of each label, float32 (N, L), for files given as bytes and extension.
+
+    A long file's logits are the mean over up to `MOST_WINDOWS` windows. Files of like length are
+    read side by side; `progress` is called with how many are done.
     """
+    windows: list[tuple[int, Patches]] = []
+    counts: list[int] = []
+    found = [np.zeros((0, len(classifier.labels)), np.float32)]
+    done = 0
+
+    def read() -> None:
+        nonlocal done
+        means = _sums(classifier, windows, len(counts), dtype) / torch.tensor(counts)[:, None]
+        found.append(means.softmax(1).numpy())
+        done += len(counts)
+        progress(done)
+        windows.clear()
+        counts.clear()
+
     longest = classifier.config.max_patches
-    device = next(classifier.parameters()).device
-    patches = file_patches(data, extension, classifier.config.patch_size)
-    last = max(len(patches) - longest, 0)
-    count = min(MOST_WINDOWS, -(-(last + longest - 1) // max(longest - 1, 1)) if last else 1)
-    logits = torch.zeros(len(classifier.labels), device=device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        # One at a time: the features of many long windows would not fit into memory.
+    for data, extension in files:
+        patches = file_patches(data, extension, classifier.config.patch_size)
+        last = max(len(patches) - longest, 0)
+        count = min(MOST_WINDOWS, -(-(last + longest - 1) // max(longest - 1, 1)) if last else 1)
         for start in np.linspace(0, last, count).round().astype(int).tolist():
-            tokens = torch.from_numpy(window(patches, start, longest)).to(device)
-            lengths = torch.tensor([len(tokens)], device=device)
-            # The head is linear, so the mean of the logits is that of the features.
-            logits += classifier(tokens[None], lengths)[0].float() / count
-    return logits.softmax(0).cpu().numpy()
+            windows.append((len(counts), window(patches, start, longest)))
+        counts.append(count)
+        if len(windows) >= _WINDOWS_AT_ONCE:
+            read()
+    if counts:
+        read()
+    return np.concatenate(found)
+
+
+def _sums(
+    classifier: Classifier, windows: Sequence[tuple[int, Patches]], files: int, dtype: torch.dtype
+) -> Tensor:
+    """The sum of the logits (files, L) over the windows of each file, given by its number."""
+    device = next(classifier.parameters()).device
+    waiting = sorted(windows, key=lambda entry: len(entry[1]))
+    sums = torch.zeros(files, len(classifier.labels))
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        while waiting:
+            chosen = waiting[-max(1, _PATCHES_AT_ONCE // len(waiting[-1][1])) :]
+            del waiting[-len(chosen) :]
+            lengths = torch.tensor([len(read) for _, read in chosen])
+            shape = (len(chosen), int(lengths.max()), classifier.config.patch_size)
+            tokens = np.full(shape, PAD, np.int64)
+            for row, (_, read) in zip(tokens, chosen, strict=True):
+                row[: len(read)] = read
+            logits = classifier(torch.from_numpy(tokens).to(device), lengths.to(device))
+            owners = torch.tensor([number for number, _ in chosen])
+            sums.index_add_(0, owners, logits.float().cpu())
+    return sums

@@ -57,6 +57,12 @@ def shipped_checkpoint() -> Path:
     return SHIPPED
 
 
+def display_name(path: Path) -> str:
+    """What people read for a checkpoint: its path, or the name of the one that ships: where this
+    copy of the program lies helps nobody."""
+    return f"{path.stem} (shipped)" if path == SHIPPED else str(path)
+
+
 def load_stepper(path: Path, dtype: str = "auto") -> ByteModelStepper:
     """The byte model in a checkpoint, on the GPU if there is one.
 

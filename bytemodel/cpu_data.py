@@ -399,6 +399,11 @@ def source_like(
     """
     if folder is None and distribution is None and "folder" in description:
         folder = Path(description["folder"])
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}: the traces of the run are no longer there; if the folder was moved,"
+                " name it with --data as well as --resume"
+            )
     if folder is not None:
         return RecordedTraces(folder, seed=seed, max_patches=max_patches)
     curriculum = FURTHER if further else CURRICULUM

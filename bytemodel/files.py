@@ -139,7 +139,11 @@ def loss_and_hits(
 
 
 def measures(loss: float, hits: Tensor) -> dict[str, float]:
-    """The figures of a record, by their names in `metrics.jsonl`."""
+    """The figures of a record, by their names in `metrics.jsonl`.
+
+    The end of a file counts as a byte, and so does the padding before it, if there is any: bits per
+    byte are a little below those of `bytemodel.score`, by 0.1 % for files of 1.5 KB.
+    """
     return {
         "loss": loss,
         "bits_per_byte": loss / math.log(2),

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from bytemodel.config import ModelConfig
 from bytemodel.data import share_targets
-from bytemodel.folder import is_held_out, scan
+from bytemodel.folder import given_split, is_held_out, scan
 from bytemodel.patches import (
     PAD,
     Patches,
@@ -55,7 +55,9 @@ HELD_OUT = 0.1
 TARGETS = 512
 """Patches that a training step predicts, about."""
 _SHAPES = 4
-"""Batch shapes of each direction, each of which is compiled once."""
+"""Batch shapes of each direction at most, each of which is compiled once."""
+_WORTH = 1.05
+"""Fewer shapes are taken where an epoch then has no more than so many times the steps."""
 _MOST_EVALUATED = 8192
 """Held-out patches that are predicted at every evaluation."""
 _EVALUATED_AT_ONCE = 2048
@@ -234,9 +236,6 @@ class Skipped:
             yield f"left out, {reason}: {first}{others}"
 
 
-_EVALUATING_FOLDERS = ("validation", "valid", "val", "dev", "test")
-
-
 def find_items(data: Path, extensions: Sequence[str], skip: Skip) -> Iterator[StoredFile]:
     """The files to learn: those below a folder, or a single one.
 
@@ -248,10 +247,8 @@ def find_items(data: Path, extensions: Sequence[str], skip: Skip) -> Iterator[St
     parts: list[tuple[Path, Part | None]] = [(data, None)]
     if not data.exists():
         raise UserError(f"{data}: no such file or folder; check the name")
-    if (data / "train").is_dir():
-        held_out = next((data / n for n in _EVALUATING_FOLDERS if (data / n).is_dir()), None)
-        if held_out is not None:
-            parts = [(data / "train", "train"), (held_out, "test")]
+    if (split := given_split(data)) is not None:
+        parts = [(split.train, "train"), (split.validation, "test")]
     spelling = {wanted.lower(): wanted for wanted in (e.removeprefix(".") for e in extensions)}
     for place, part in parts:
         names = scan(place, lambda name, _: skip("unreadable", name))
@@ -459,13 +456,13 @@ class FileSource:
         sizes, asked = (np.repeat(values, further + 1) for values in (lengths, lengths - firsts))
         # What is asked of the two directions of a conversion differs by far.
         directions = np.repeat([self._direction(int(i)) for i in learned], further + 1)
-        shares = np.arange(1, _SHAPES + 1) / _SHAPES
         self._buckets = []
         for direction in np.unique(directions):
             own = directions == direction
-            lengths = np.unique(np.quantile(sizes[own], shares, method="higher"))
-            for length, shorter in zip(lengths.tolist(), [0, *lengths.tolist()], strict=False):
+            shorter = 0
+            for length in _shape_lengths(sizes[own], asked[own]):
                 windows = np.flatnonzero(own & (sizes <= length) & (sizes > shorter))
+                shorter = length
                 targets = int(asked[windows].max())
                 shape = Shape(length, targets, max(1, TARGETS // targets))
                 self._buckets.append(_Bucket(windows, shape))
@@ -587,15 +584,22 @@ class FileSource:
 
     def evaluation(self) -> Sequence[FileBatch]:
         """Held-out entries, as they are scored: a long file in windows that overlap by half, each
-        byte once."""
+        byte once. Of many only some, the same at every call, which is noted."""
         windows: list[Window] = []
+        seen: set[int] = set()
         left = _MOST_EVALUATED
         for index, span in self._evaluated_spans():
             window = self._read(index, *span)
             if window is not None:
                 windows.append(window)
+                seen.add(index)
                 left -= len(window.patches) - window.first
             if left <= 0:
+                if len(seen) < len(self._evaluated):
+                    self.note(
+                        f"evaluated on {len(seen):,} of the {len(self._evaluated):,} held out, the"
+                        " same ones every time"
+                    )
                 break
         if not windows:
             raise UserError(
@@ -645,6 +649,37 @@ class FileSource:
             "sha256": self._digest,
             "seed": self.seed,
         }
+
+
+def _shape_lengths(sizes: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> list[int]:
+    """The lengths of the shapes that windows go into, so that an epoch has the fewest steps.
+
+    `sizes`: of each window, in patches. `asked`: how many of them are predicted. A few long
+    windows get a shape of their own, since every row of a batch costs what its longest one does.
+    """
+    lengths, places = np.unique(sizes, return_inverse=True)
+    counts = np.concatenate([[0], np.cumsum(np.bincount(places))])
+    most = np.zeros(len(lengths), np.int64)
+    np.maximum.at(most, places, asked)
+    # least[k][j]: the steps for the j shortest lengths in k shapes; the last begins at begun[k][j].
+    least = np.full((_SHAPES + 1, len(lengths) + 1), np.inf)
+    least[:, 0] = 0
+    begun = np.zeros(least.shape, np.int64)
+    for stop in range(1, len(lengths) + 1):
+        rows = np.maximum(1, TARGETS // np.maximum.accumulate(most[stop - 1 :: -1])[::-1])
+        steps = -(-(counts[stop] - counts[:stop]) // rows)
+        for shapes in range(1, _SHAPES + 1):
+            totals = least[shapes - 1, :stop] + steps
+            begun[shapes, stop] = totals.argmin()
+            least[shapes, stop] = totals.min()
+    totals = least[:, -1]
+    shapes = int(np.flatnonzero(totals <= _WORTH * totals.min())[0])
+    found: list[int] = []
+    stop = len(lengths)
+    while stop:
+        found.append(int(lengths[stop - 1]))
+        stop, shapes = int(begun[shapes, stop]), shapes - 1
+    return found[::-1]
 
 
 def _first_item(entry: Item | Pair) -> Item:

@@ -6,6 +6,28 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+_VALIDATION = ("validation", "valid", "val", "dev")
+
+
+class Split(NamedTuple):
+    """The folders of a set that says itself what to learn from, what to look at meanwhile, and
+    what to judge by; the latter two are one where it has only one of them."""
+
+    train: Path
+    validation: Path
+    test: Path
+
+
+def given_split(folder: Path) -> Split | None:
+    """The split of a folder with a folder `train` and one such as `validation` or `test` in it."""
+    validation = next((folder / n for n in _VALIDATION if (folder / n).is_dir()), None)
+    test = folder / "test" if (folder / "test").is_dir() else None
+    first, last = validation or test, test or validation
+    if first is None or last is None or not (folder / "train").is_dir():
+        return None
+    return Split(folder / "train", first, last)
 
 
 def scan(folder: Path, unreadable: Callable[[str, OSError], None]) -> Iterator[str]:

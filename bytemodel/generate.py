@@ -9,7 +9,7 @@ Shape suffixes: B streams, P patches, S patch size, V vocabulary (257).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -237,8 +237,11 @@ def generate(
     sampling: Sampling = GREEDY,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Generated]:
     """Write `count` files that begin with `prefix`, one after the other as they are ready.
+
+    `progress`: called with the bytes written so far, and how many they will be at most.
 
     `max_patches`: the most patches to add, at most what the model's length leaves room for
     (the default). A prefix may end anywhere in a patch. Raises `UserError` if it leaves no room.
@@ -257,6 +260,15 @@ def generate(
     draft = rough_copy(model, dtype) if count == 1 else None
     known = list(prefix[whole:])
     heads_BPS = torch.from_numpy(head).expand(count, -1, -1)
+    written_patches, spared = 0, 0
+
+    def wrote(streams: int, ended: int, left: int) -> None:
+        nonlocal written_patches, spared
+        written_patches += streams
+        spared += ended * left
+        if progress is not None:
+            progress(written_patches * size, (count * limit - spared) * size)
+
     return (
         Generated(prefix[:whole] + decode_bytes(written.patches), written.ended)
         for some_BPS in torch.split(heads_BPS, STREAMS)
@@ -268,6 +280,7 @@ def generate(
                 known=known,
                 sampling=sampling,
                 rng=rng,
+                wrote=wrote,
             ),
             key=lambda stream: stream[0],
         )
@@ -295,9 +308,13 @@ def write_in_step(
     known: Sequence[int] = (),
     sampling: Sampling,
     rng: torch.Generator,
+    wrote: Callable[[int, int, int], None] | None = None,
 ) -> Iterator[tuple[int, Written]]:
     """Continue each of `heads_BPS` by at most `limit` patches, at least one; each with its number
-    as soon as it is done. All continuations begin with the bytes `known`, less than a patch."""
+    as soon as it is done. All continuations begin with the bytes `known`, less than a patch.
+
+    `wrote`: called after each patch with how many streams got one, how many of them have ended,
+    and how many patches each of those could have got yet."""
     session.append(heads_BPS)
     alive = list(range(len(heads_BPS)))
     known_BT: Tensor | None = torch.tensor(known, dtype=torch.int64).expand(len(alive), -1)
@@ -309,6 +326,8 @@ def write_in_step(
         chosen_BT = patch_BS if known_BT is None else patch_BS[:, known_BT.shape[1] :]
         costs = _surprisal(torch.stack(logits, 1), chosen_BT)
         done_B = patch_BS[:, -1] == PAD
+        if wrote is not None:
+            wrote(len(alive), int(done_B.sum()), limit - added)
         goes_on = []
         for stream, patch, cost, done in zip(
             alive, patch_BS.cpu().numpy(), costs, done_B.tolist(), strict=True

@@ -4,7 +4,10 @@ Labels are the names of folders, `DATA/label/.../file.ext`, or, in a folder with
 stand before the first `_` of each file's name: `DATA/label_name.ext`, as bGPT publishes them.
 
 Whether a file is held out of training is decided by its content alone, so that the same
-content is never on both sides, whatever its name or folder, and more files change nothing.
+content is never on both sides, whatever its name or folder, and more files change nothing. A
+folder with folders `train` and `validation` or `test`, such as `bgpt data` makes, is used as given:
+what is looked at while training goes on are then the files to validate on, and what is judged by
+in the end those to test on.
 
 Shape suffixes: B batch, P patches, S patch size.
 """
@@ -12,10 +15,10 @@ Shape suffixes: B batch, P patches, S patch size.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +27,7 @@ from torch import Tensor
 
 from bytemodel.classifier import file_patches, window
 from bytemodel.config import ModelConfig
-from bytemodel.folder import is_held_out, scan
+from bytemodel.folder import given_split, is_held_out, scan
 from bytemodel.patches import PAD, Patches
 from cpusim.errors import UserError
 from cpusim.files import describe_os_error, read_bytes
@@ -35,27 +38,60 @@ BATCH = 16
 """Files a training step."""
 _MOST_EVALUATED = 512
 """Held-out files that are looked at while training goes on."""
+_POOL = 16
+"""Steps among whose files those of like length are put together."""
+_SHAPES = 1 / 2, 7 / 8, 31 / 32, 1
+"""What share of the files is no longer than each of the lengths of batches. A few long files
+among many short ones are common; each length is compiled once."""
+
+Side = Literal["train", "validation", "test"]
 
 
 class LabelledFile(NamedTuple):
-    """`digest`: SHA-256 of the content."""
+    """`digest`: SHA-256 of the content. `side`: where the folder says that it belongs, if so."""
 
     path: Path
     label: str
     digest: bytes
+    side: Side | None = None
 
     @property
     def held_out(self) -> bool:
-        return is_held_out(self.digest, HELD_OUT)
+        """Whether it is what classifiers are judged by."""
+        if self.side is None:
+            return is_held_out(self.digest, HELD_OUT)
+        return self.side == "test"
 
 
-def find_labelled(folder: Path) -> list[LabelledFile]:
+def find_labelled(
+    folder: Path, progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> list[LabelledFile]:
     """The labelled files of a folder, in the order of their names; hidden ones are left out.
 
-    Raises `UserError` where a file has no label, or there is none at all.
+    `progress`: called with how many of how many have been read. Raises `UserError` where a file
+    has no label, or there is none at all.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder of labelled files; check the name")
+    split = given_split(folder)
+    if split is None:
+        found: list[tuple[Path, str, Side | None]] = [(*one, None) for one in _labels(folder)]
+    else:
+        found = [(*one, "train") for one in _labels(split.train)]
+        found += [(*one, "test") for one in _labels(split.test)]
+        if split.validation != split.test:
+            found += [(*one, "validation") for one in _labels(split.validation)]
+    if not found:
+        raise UserError(f"{folder}: holds no files; name a folder of labelled files")
+    files = []
+    for done, (path, label, side) in enumerate(found):
+        progress(done, len(found))
+        files.append(LabelledFile(path, label, hashlib.sha256(read_bytes(path)).digest(), side))
+    return files
+
+
+def _labels(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The files of a folder whose labels stand in folders or in names."""
 
     def refuse(name: str, error: OSError) -> None:
         raise UserError(f"{name}: cannot be read ({describe_os_error(error)})")
@@ -67,7 +103,6 @@ def find_labelled(folder: Path) -> list[LabelledFile]:
             f"{folder}: holds files beside folders, such as {flat[0].name}, so where the labels"
             " stand is unclear; move each file into the folder of its label"
         )
-    files = []
     for path in paths:
         label, mark, _ = path.name.partition("_")
         if not flat:
@@ -76,10 +111,7 @@ def find_labelled(folder: Path) -> list[LabelledFile]:
             raise UserError(
                 f"{path}: has no label in its name; name it label_name.ext or make a folder a label"
             )
-        files.append(LabelledFile(path, label, hashlib.sha256(read_bytes(path)).digest()))
-    if not files:
-        raise UserError(f"{folder}: holds no files; name a folder of labelled files")
-    return files
+        yield path, label
 
 
 class LabelledBatch(NamedTuple):
@@ -108,52 +140,86 @@ class LabelledBatch(NamedTuple):
 class LabelledSource:
     """Batches of a folder's files, each file once an epoch, in another order each time.
 
-    Of a file longer than the model's sequence a training batch holds a random window.
+    Files of like length come together. Of one longer than the model's sequence a training batch
+    holds a random window. `training`: what is learned. `validation`: what is looked at meanwhile.
+    `held_out`: what to judge by in the end; the same, unless the folder says otherwise.
     Raises `UserError` if the folder has less than two labels, or no file on one side.
     """
 
-    def __init__(self, folder: Path, config: ModelConfig, *, seed: int) -> None:
-        files = find_labelled(folder)
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        *,
+        seed: int,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> None:
+        files = find_labelled(folder, progress)
         self.folder, self.config, self.seed = folder, config, seed
         self.labels = tuple(sorted({file.label for file in files}))
-        self.training = [file for file in files if not file.held_out]
         self.held_out = [file for file in files if file.held_out]
+        self.validation = [file for file in files if file.side == "validation"] or self.held_out
+        self.training = [f for f in files if not f.held_out and f.side != "validation"]
         if len(self.labels) < 2:
             raise UserError(f"{folder}: has {self.labels[0]!r} as its only label; two are needed")
         if not self.training or not self.held_out:
             side = "train on" if self.held_out else "hold out"
+            why = "a fifth is held out by a hash of the content"
+            if files[0].side is not None:
+                why = "its folders say which are which"
             raise UserError(
-                f"{folder}: leaves nothing of its {len(files)} files to {side}, since a fifth is"
-                " held out by a hash of the content; add files"
+                f"{folder}: leaves nothing of its {len(files)} files to {side}, since {why};"
+                " add files"
             )
         self._digest = hashlib.sha256(
             b"".join(file.digest + file.label.encode(errors="surrogateescape") for file in files)
         ).hexdigest()
         self._order = lru_cache(maxsize=2)(self._shuffled)
-        # One shape for all batches, so that a compiled step is compiled once.
-        size = config.patch_size
-        longest = max(-(-file.path.stat().st_size // size) + 2 for file in files)
-        self._length = min(longest, config.max_patches)
+        self._pooled = lru_cache(maxsize=2)(self._pool)
+        self._sizes = np.array([self._size(file) for file in self.training])
+        lengths = np.unique(np.quantile(self._sizes, _SHAPES, method="higher"))
+        self._lengths: list[int] = lengths.tolist()
 
     def _shuffled(self, epoch: int) -> list[int]:
         rng = np.random.default_rng((self.seed, 0, epoch))
         order: list[int] = rng.permutation(len(self.training)).tolist()
         return order
 
+    @property
+    def validates(self) -> bool:
+        """Whether files are set aside to choose by, other than those to judge by."""
+        return self.validation is not self.held_out
+
+    def _size(self, file: LabelledFile) -> int:
+        """The patches that are read of a file."""
+        patches = -(-file.path.stat().st_size // self.config.patch_size) + 2
+        return min(patches, self.config.max_patches)
+
+    def _pool(self, number: int) -> list[list[int]]:
+        """The files of each of `_POOL` steps in a row: those of like length in one step."""
+        count = len(self.training)
+        drawn = [
+            self._order(place // count)[place % count]
+            for place in range(number * _POOL * BATCH, (number + 1) * _POOL * BATCH)
+        ]
+        drawn.sort(key=lambda index: int(self._sizes[index]))
+        steps = np.random.default_rng((self.seed, 2, number)).permutation(_POOL).tolist()
+        return [drawn[step * BATCH : (step + 1) * BATCH] for step in steps]
+
     def batch(self, step: int) -> LabelledBatch:
         """The files of this step."""
+        chosen = self._pooled(step // _POOL)[step % _POOL]
+        longest = max(int(self._sizes[index]) for index in chosen)
+        length = next(length for length in self._lengths if length >= longest)
         rng = np.random.default_rng((self.seed, 1, step))
-        chosen = [
-            self.training[self._order(number // len(self.training))[number % len(self.training)]]
-            for number in range(step * BATCH, (step + 1) * BATCH)
-        ]
-        return self._collate(chosen, rng)
+        return self._collate([self.training[index] for index in chosen], length, rng)
 
     def evaluation(self) -> Sequence[LabelledBatch]:
-        """Held-out files, each by its beginning."""
-        step = -(-len(self.held_out) // _MOST_EVALUATED)
-        chosen = self.held_out[::step]
-        return [self._collate(chosen[i : i + BATCH], None) for i in range(0, len(chosen), BATCH)]
+        """Files to validate on, each by its beginning."""
+        step = -(-len(self.validation) // _MOST_EVALUATED)
+        chosen = sorted(self.validation[::step], key=self._size)
+        batches = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
+        return [self._collate(files, self._size(files[-1]), None) for files in batches]
 
     def groups(
         self, batch: LabelledBatch, hits: npt.NDArray[np.bool_]
@@ -171,6 +237,7 @@ class LabelledSource:
             "folder": str(self.folder),
             "labels": list(self.labels),
             "training": len(self.training),
+            "validation": len(self.validation),
             "held_out": len(self.held_out),
             "sha256": self._digest,
             "seed": self.seed,
@@ -178,20 +245,19 @@ class LabelledSource:
         }
 
     def _collate(
-        self, files: Sequence[LabelledFile], rng: np.random.Generator | None
+        self, files: Sequence[LabelledFile], length: int, rng: np.random.Generator | None
     ) -> LabelledBatch:
-        size = self.config.patch_size
-        patches = np.full((len(files), self._length, size), PAD, np.int64)
+        patches = np.full((len(files), length, self.config.patch_size), PAD, np.int64)
         lengths = []
         for row, file in zip(patches, files, strict=True):
-            read = self._window(file, rng)
+            read = self._window(file, length, rng)
             row[: len(read)] = read
             lengths.append(len(read))
         labels = [self.labels.index(file.label) for file in files]
         return LabelledBatch(torch.from_numpy(patches), torch.tensor(lengths), torch.tensor(labels))
 
-    def _window(self, file: LabelledFile, rng: np.random.Generator | None) -> Patches:
+    def _window(self, file: LabelledFile, longest: int, rng: np.random.Generator | None) -> Patches:
         patches = file_patches(read_bytes(file.path), file.path.suffix, self.config.patch_size)
-        room = max(len(patches) - self._length, 0)
+        room = max(len(patches) - longest, 0)
         start = int(rng.integers(room + 1)) if rng is not None else 0
-        return window(patches, start, self._length)
+        return window(patches, start, longest)

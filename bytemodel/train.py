@@ -546,6 +546,10 @@ def _claim_folder(run: Path, resolved: dict[str, Any], *, resume: bool) -> None:
         # A version that did not have a setting yet did what its default says.
         defaults = {field.name: field.default for field in dataclasses.fields(known)}
         before[section] = {**defaults, **before[section]}
+    data = before["data"]
+    if data.get("fingerprint") and data["fingerprint"] == resolved["data"].get("fingerprint"):
+        # The same traces; the folder may have been moved.
+        before["data"] = {**data, "folder": resolved["data"]["folder"]}
     _refuse_difference(
         str(run),
         {section: before.get(section, values) for section, values in resolved.items()},
@@ -596,8 +600,19 @@ def _resumable(run: Path, listener: Listener) -> dict[str, Any] | None:
     loaded = checkpoint.load_any(path)
     if loaded.training is None:
         raise UserError(f"{path}: holds weights alone, so training cannot resume from it")
-    listener.note(f"resumed from {path} at step {loaded.training['step']:,}")
-    return {**loaded.training, "model": loaded.model.state_dict()}
+    step, elapsed = (loaded.training.get(name) for name in ("step", "elapsed"))
+    # A truth value is a number to Python.
+    if type(step) is not int or step < 0 or type(elapsed) not in (int, float):
+        raise _spoilt(path)
+    listener.note(f"resumed from {path} at step {step:,}")
+    return {**loaded.training, "model": loaded.model.state_dict(), "path": path}
+
+
+def _spoilt(path: Path) -> UserError:
+    return UserError(
+        f"{path}: holds no state that training can go on from; delete it to go on from the one"
+        " before, or start from its weights with --init"
+    )
 
 
 def _restore(
@@ -607,12 +622,27 @@ def _restore(
     source: Source,
 ) -> tuple[int, float]:
     """Put a resumable state in place; returns step and elapsed seconds."""
-    model.load_state_dict(state["model"])
-    for optimizer, known in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(known)
-    if isinstance(source, AdaptiveSource) and state.get("source") is not None:
-        source.restore(state["source"])
+    try:
+        model.load_state_dict(state["model"])
+        for optimizer, known in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(known)
+            _check_moments(optimizer)
+        if isinstance(source, AdaptiveSource) and state.get("source") is not None:
+            source.restore(state["source"])
+    except UserError:
+        raise
+    except Exception:
+        # What reads these states raises anything at all for what it does not expect.
+        raise _spoilt(state["path"]) from None
     return state["step"], state["elapsed"]
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Raise `ValueError` if what an optimizer remembers of a parameter has another shape."""
+    for parameter, known in optimizer.state.items():
+        for value in known.values():
+            if not isinstance(value, Tensor) or (value.ndim and value.shape != parameter.shape):
+                raise ValueError(f"{value} for {tuple(parameter.shape)}")
 
 
 def _keep_metrics_until(run: Path, step: int) -> None:

@@ -75,7 +75,7 @@ def info(path: Path | None, as_json: bool) -> None:
     """
     from bytemodel.checkpoint import fingerprint, load_any
     from bytemodel.classifier import Classifier
-    from bytemodel.cpu import shipped_checkpoint
+    from bytemodel.cpu import display_name, shipped_checkpoint
 
     loaded = load_any(path or shipped_checkpoint())
     labels = list(loaded.model.labels) if isinstance(loaded.model, Classifier) else None
@@ -100,7 +100,8 @@ def info(path: Path | None, as_json: bool) -> None:
 
     console = render.stdout()
     console.print(
-        f"{loaded.path}: {loaded.model.parameter_count:,} parameters, {size / 1e6:.1f} MB"
+        f"{display_name(loaded.path)}: {loaded.model.parameter_count:,} parameters,"
+        f" {size / 1e6:.1f} MB"
     )
     if labels is None:
         console.print(f"its name in compressed files: {name[:16]}")
@@ -188,25 +189,27 @@ def generate(
 
     sampling = Sampling(temperature, top_k, top_p)
     loaded, kind = load_model(model, device, dtype)
-    made = generate_files(
-        prepare(loaded.model, kind),
-        ext,
-        prefix=data,
-        count=count,
-        max_patches=max_patches,
-        sampling=sampling,
-        seed=seed,
-        dtype=kind,
-    )
-    output.mkdir(parents=True, exist_ok=True)
     console = render.stdout()
-    for path, file in zip(paths, made, strict=True):
-        with atomic_write(path, force=force) as out:
-            out.write(file.data)
-        end = "the model ended it" if file.ended else "cut off at the limit"
-        if modality is not None:
-            end += show.file(path, file.data, force=force)
-        console.print(f"{path}: {len(file.data):,} bytes, {end}")
+    with render.progress("writing", "bytes") as progress:
+        made = generate_files(
+            prepare(loaded.model, kind),
+            ext,
+            prefix=data,
+            count=count,
+            max_patches=max_patches,
+            sampling=sampling,
+            seed=seed,
+            dtype=kind,
+            progress=progress,
+        )
+        output.mkdir(parents=True, exist_ok=True)
+        for path, file in zip(paths, made, strict=True):
+            with atomic_write(path, force=force) as out:
+                out.write(file.data)
+            end = "the model ended it" if file.ended else "cut off at the limit"
+            if modality is not None:
+                end += show.file(path, file.data, force=force)
+            console.print(f"{path}: {len(file.data):,} bytes, {end}")
     if modality is not None:
         console.print(show.total())
 

@@ -52,7 +52,8 @@ def classify() -> None:
     """Tell what files are: learn labels from examples.
 
     Labels are the names of folders, DATA/label/file.ext, or stand in the files' names:
-    DATA/label_name.ext. What is read are bytes, so any kind of file will do.
+    DATA/label_name.ext. DATA may have folders train, validation and test with such files, as
+    those that bgpt data makes. What is read are bytes, so any kind of file will do.
 
     \b
     Examples:
@@ -96,6 +97,12 @@ def classify() -> None:
     help="Train for that many updates instead: the same seed then gives the same weights.",
 )
 @click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop after N evaluations in a row without a better one. Default: never.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     metavar="N",
@@ -111,6 +118,7 @@ def train(
     resume: bool,
     minutes: float | None,
     steps: int | None,
+    patience: int | None,
     seed: int | None,
     device: str | None,
     dtype: str | None,
@@ -119,7 +127,9 @@ def train(
     """Learn the labels of the files in DATA.
 
     A fifth of the files is held out, chosen by a hash of their content; how well they are told
-    apart is reported at the end, and written to RUN as report.txt and confusion.png.
+    apart is reported at the end, and written to RUN as report.txt and confusion.png. If DATA has
+    a folder train and folders validation or test, those are used as they are: the weights are
+    kept that do best on validation, and test is what the report is about.
 
     Ctrl-C saves the run and ends with exit code 130; --resume goes on as if nothing had
     happened. Options not given are then the run's own.
@@ -128,6 +138,7 @@ def train(
     Examples:
       bgpt classify train data --model runs/text
       bgpt classify train data --model runs/text --head-only --minutes 2
+      bgpt classify train sets/image --model runs/image --minutes 30 --patience 5
       bgpt classify train data --preset small --steps 2000 -o runs/scratch
       bgpt classify train data --resume
     """
@@ -171,8 +182,11 @@ def train(
         chosen |= {"steps": steps or 0, "minutes": minutes or 0.0}
     if seed is not None:
         chosen["seed"] = seed
-    training = training_config(fine_tuning=start is not None, **chosen)
-    source = LabelledSource(data, config, seed=training.seed)
+    if patience is not None:
+        chosen["patience"] = patience
+    with render.progress("reading", "files") as progress:
+        source = LabelledSource(data, config, seed=chosen.get("seed", 0), progress=progress)
+    training = training_config(fine_tuning=start is not None, validates=source.validates, **chosen)
     task = classification(
         None if start is None else start.model,
         source.labels,
@@ -212,7 +226,9 @@ def train(
         return
     classifier = checkpoint.load_classifier(out, device=place).model
     with render.progress("evaluating", "files") as progress:
-        confusion = evaluate_files(classifier, source.held_out, progress=progress)
+        confusion = evaluate_files(
+            classifier, source.held_out, dtype=pick_dtype(kind, place), progress=progress
+        )
     lines = [f"{confusion.files:,} files that were held out", "", *_report(confusion)]
     with atomic_write(out / "report.txt", force=True) as file:
         file.write("".join(line + "\n" for line in lines).encode(errors="backslashreplace"))
@@ -243,23 +259,26 @@ def predict(files: tuple[Path, ...], model: Path, device: str, dtype: str, as_js
     """
     for path in files:
         read_bytes(path, limit=0)  # all are looked at before the model is loaded
-    from bytemodel.classifier import classify as classify_file
+    from bytemodel.classifier import classify_all
     from cli import render
 
     loaded, kind = _load(model, device, dtype)
     labels = loaded.model.labels
-    rows: list[dict[str, Any]] = []
     with render.progress("classifying", "files") as progress:
-        for done, path in enumerate(files):
-            progress(done, len(files))
-            found = classify_file(loaded.model, read_bytes(path), path.suffix, dtype=kind)
-            rows.append(
-                {
-                    "file": str(path),
-                    "label": labels[int(found.argmax())],
-                    "labels": dict(zip(labels, found.tolist(), strict=True)),
-                }
-            )
+        found = classify_all(
+            loaded.model,
+            ((read_bytes(path), path.suffix) for path in files),
+            dtype=kind,
+            progress=lambda done: progress(done, len(files)),
+        )
+    rows: list[dict[str, Any]] = [
+        {
+            "file": str(path),
+            "label": labels[int(chances.argmax())],
+            "labels": dict(zip(labels, chances.tolist(), strict=True)),
+        }
+        for path, chances in zip(files, found, strict=True)
+    ]
     if as_json:
         click.echo(json.dumps({"model": str(loaded.path), "files": rows}))
         return
@@ -315,7 +334,8 @@ def evaluate(
     from bytemodel.labelled import find_labelled
     from cli import render
 
-    files = find_labelled(data)
+    with render.progress("reading", "files") as progress:
+        files = find_labelled(data, progress)
     chosen = files if everything else [file for file in files if file.held_out]
     if not chosen:
         raise UserError(f"{data}: no file is left to evaluate; use --all or add files")

@@ -80,6 +80,7 @@ def convert(
     """
     targets = _targets(inputs, output, ext, force=force)
     from bytemodel.conversion import as_trained, convert_prompts, prompt, trained_conversions
+    from bytemodel.cpu import display_name
     from bytemodel.decoding import prepare
     from bytemodel.generate import Sampling
     from cli import render
@@ -93,7 +94,8 @@ def convert(
         record = f"it was trained on {known}" if known else "its record names no conversion"
         for asked in sorted(set(ways.values())):
             if as_trained(trained, *asked) is None:
-                sentence = f"{loaded.path}: {record}; expect nothing of {'->'.join(asked)}"
+                name = display_name(loaded.path)
+                sentence = f"{name}: {record}; expect nothing of {'->'.join(asked)}"
                 click.echo(sentence, err=True)
     left_out: dict[Path, str] = {}
     prompts: dict[Path, Patches] = {}

@@ -95,7 +95,8 @@ def _state(modality: Modality) -> tuple[str, bool]:
     "--data",
     type=FILE,
     metavar="DIR",
-    help="Make it of your own files instead; what cannot be used is named and left out.",
+    help="Make it of your own files instead, or of hf:NAME, a data set of the Hugging Face Hub;"
+    " what cannot be used is named and left out.",
 )
 @click.option("--sample", is_flag=True, help="Make it of the small sample that ships with bgpt.")
 @json_option
@@ -114,6 +115,7 @@ def data(
       bgpt data audio
       bgpt data image --out sets/image
       bgpt data image --data photos --out sets/photos
+      bgpt data text --data hf:stanfordnlp/imdb --out sets/imdb
       bgpt data text --sample --out sets/text
     """
     if data is not None and sample:

@@ -14,7 +14,7 @@ from cli import render
 from cli.group import Failure
 from cli.options import FILE, json_option
 from cpusim.errors import UserError
-from media.notes import Comparison, Note, compare, read_tune
+from media.notes import Comparison, Note, Tune, compare, read_tune
 
 _KINDS = (".mid", ".midi", ".abc")
 
@@ -32,7 +32,8 @@ def compare_tunes(context: click.Context, found: Path, expected: Path, as_json: 
     and loudness do not. Times are in quarter notes; bars are counted by the meter from the
     beginning, so that an upbeat is a part of bar 1.
 
-    Exit code 0: every note is the same; 1: notes differ; 2: bad usage or unreadable input.
+    Exit code 0: every note is the same; 1: notes differ, or EXPECTED has tunes that FOUND lacks;
+    2: bad usage or unreadable input.
 
     \b
     Examples:
@@ -45,7 +46,8 @@ def compare_tunes(context: click.Context, found: Path, expected: Path, as_json: 
     unreadable = 0
     for name, one, other in _pairs(found, expected):
         try:
-            read, wanted = read_tune(one), read_tune(other)
+            read = Tune(()) if one is None else read_tune(one)
+            wanted = read_tune(other)
         except UserError as error:
             unreadable += 1
             click.echo(str(error), err=True)
@@ -57,6 +59,8 @@ def compare_tunes(context: click.Context, found: Path, expected: Path, as_json: 
             console.print(_sentence(name, result), style=render.WRONG if result.first else "")
             for line in _lines(result):
                 console.print(line)
+            if one is None:
+                console.print(f"  {found} has no tune of that name")
             if read.fault:
                 console.print(f"  {read.fault}; the notes were read all the same")
     compared = [record for record in records if "error" not in record]
@@ -75,8 +79,11 @@ def compare_tunes(context: click.Context, found: Path, expected: Path, as_json: 
     context.exit(0 if same == len(records) else 1)
 
 
-def _pairs(found: Path, expected: Path) -> Iterator[tuple[str, Path, Path]]:
-    """The tunes to compare, by name. Raises `UserError` if there is nothing on one side."""
+def _pairs(found: Path, expected: Path) -> Iterator[tuple[str, Path | None, Path]]:
+    """The tunes to compare, by name; None for one that is missing from `found`.
+
+    Raises `UserError` if there is nothing on one side.
+    """
     if not found.is_dir() and not expected.is_dir():
         yield found.name, found, expected
         return
@@ -84,14 +91,19 @@ def _pairs(found: Path, expected: Path) -> Iterator[tuple[str, Path, Path]]:
         raise UserError(f"{found} and {expected}: one is a folder; give two files or two folders")
     wanted = _by_stem(expected)
     names = _by_stem(found)
-    for stem, path in names.items():
-        if stem not in wanted:
-            raise UserError(f"{path}: {expected} has no tune of that name; add it or take it out")
-        # The same kind if there is one: it is the file itself and not what a program makes of it.
-        same = [other for other in wanted[stem] if other.suffix == path[0].suffix]
-        yield stem, path[0], (same or wanted[stem])[0]
     if not names:
         raise UserError(f"{found}: holds no MIDI and no ABC; name a folder of tunes")
+    for stem, (path, *_) in names.items():
+        if stem not in wanted:
+            raise UserError(f"{path}: {expected} has no tune of that name; add it or take it out")
+    for stem, others in wanted.items():
+        if stem not in names:
+            yield stem, None, others[0]
+            continue
+        path = names[stem][0]
+        # The same kind if there is one: it is the file itself and not what a program makes of it.
+        same = [other for other in others if other.suffix == path.suffix]
+        yield stem, path, (same or others)[0]
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:

@@ -65,13 +65,13 @@ def model_stepper(path: Path | None, dtype: str = "auto") -> ByteModelStepper:
 
     The shipped one is called by its name: where this copy of the program lies helps nobody.
     """
-    from bytemodel.cpu import load_stepper, shipped_checkpoint
+    from bytemodel.cpu import display_name, load_stepper, shipped_checkpoint
 
     if path is not None:
         return load_stepper(path, dtype)
     shipped = shipped_checkpoint()
     stepper = load_stepper(shipped, dtype)
-    stepper.name = f"model:{shipped.stem} (shipped)"
+    stepper.name = f"model:{display_name(shipped)}"
     return stepper
 
 

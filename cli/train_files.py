@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,7 +262,7 @@ def learn(
     if not outcome.finished:
         raise Interrupted(
             f"stopped and saved at step {outcome.step:,}; go on with:"
-            f" bgpt train {command} --out {options.out} --resume"
+            f" bgpt train {command} --out {shlex.quote(str(options.out))} --resume"
         )
     if leads():
         _print_end(options.out, outcome, source.steps_per_epoch)
@@ -306,4 +307,4 @@ def _print_end(out: Path, outcome: Outcome, steps_per_epoch: int) -> None:
     )
     console.print(f"{out / 'checkpoints'}: the best one in full precision, and the last ones")
     console.print(f"{out / 'metrics.jsonl'}: every figure, {out / 'training.png'}: the plot")
-    console.print(f"next: bgpt score --model {out} FILE")
+    console.print(f"next: bgpt score --model {shlex.quote(str(out))} FILE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,8 @@ MADE = 0.75
     "--data",
     type=FILE,
     metavar="DIR",
-    help="Your own files, or a set that bgpt data made. Default: the modality's default data,"
-    " fetched if need be.",
+    help="Your own files, or a set that bgpt data made, or hf:NAME, a data set of the Hugging Face"
+    " Hub. Default: the modality's default data, fetched if need be.",
 )
 @click.option(
     "--convert",
@@ -80,6 +81,7 @@ def media(
       bgpt train media --modality music --convert "abc&mid" --out runs/tunes
       bgpt train media --modality terminfo --convert "tisrc&tibin" --minutes 60
       bgpt train media --modality music --data tunes --init runs/music
+      bgpt train media --modality text --data hf:stanfordnlp/imdb
       bgpt train media --modality audio --resume
     """
     options = TrainOptions(**values)
@@ -90,13 +92,14 @@ def media(
     elif modality is None and not options.resume:
         raise click.UsageError("say what to learn: --modality NAME; see bgpt modalities")
     learned = ""
+    converts: tuple[str, str] | None = None
 
     def source(config: ModelConfig, seed: int, before: dict[str, Any]) -> FileSource | MixedSource:
         from bytemodel.distributed import leads
         from bytemodel.files_data import Conversion, FileSource, Skipped, find_items
         from bytemodel.made_data import MixedSource
 
-        nonlocal learned
+        nonlocal learned, converts
         if before and before.get("kind") != "media":
             raise UserError(f"{options.out}: is no run of bgpt train media; name one with --out")
         learned = modality or before["modality"]
@@ -125,6 +128,7 @@ def media(
             both = (conversion.source, conversion.target)
             entries = conversion.pairs(find_items(found.folder, both, skipped), skipped)
             about["convert"] = str(conversion)
+            converts = both
         with render.progress("reading", "files") as progress:
             real = FileSource(
                 entries, config, seed=seed, about=about, skipped=skipped, progress=progress
@@ -143,6 +147,9 @@ def media(
     from bytemodel.distributed import leads
 
     if leads():
-        click.echo(
-            f"or:   bgpt generate --model {options.out} --modality {learned} -n 8 -o samples"
-        )
+        out = shlex.quote(str(options.out))
+        if converts is None:
+            words = f"generate --model {out} --modality {learned} -n 8 -o samples"
+        else:
+            words = f"convert --model {out} FILE.{converts[0]} --to {converts[1]}"
+        click.echo(f"or:   bgpt {words}")

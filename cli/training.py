@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -197,7 +198,7 @@ def cpu(
     if not outcome.finished:
         raise Interrupted(
             f"stopped and saved at step {outcome.step:,}; go on with:"
-            f" bgpt train cpu --out {out} --resume"
+            f" bgpt train cpu --out {shlex.quote(str(out))} --resume"
         )
     if leads():
         _print_end(out, outcome)
@@ -260,7 +261,7 @@ def _print_end(out: Path, outcome: Outcome) -> None:
     size = (out / "model.pt").stat().st_size
     console.print(f"{out / 'model.pt'}: the model, {size / 1e6:.1f} MB")
     console.print(f"{out / 'metrics.jsonl'}: every figure, {out / 'training.png'}: the plot")
-    console.print(f"next: cpusim compare --model {out}")
+    console.print(f"next: cpusim compare --model {shlex.quote(str(out))}")
 
 
 class Column(NamedTuple):

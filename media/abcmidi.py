@@ -47,8 +47,11 @@ def program(name: str) -> Path:
                 packages.fetch([PACKAGE], staging, lambda _done, _total: None)
                 for binary in (staging / PACKAGE.name / "symusic" / "bin").iterdir():
                     binary.chmod(0o755)
-                if not folder.exists():
+                try:
                     staging.rename(folder)
+                except OSError:
+                    if not folder.exists():  # else another process was sooner
+                        raise
         except (Missing, OSError) as error:
             raise Missing(
                 f"{name} is missing: {error}; install it with pip install"

@@ -82,8 +82,10 @@ class Music:
     def read(self, path: Path) -> Sequence[Item]:
         """The tunes of an ABC file, cleaned, with their MIDI; or a MIDI file, rewritten plainly."""
         data = read_bytes(path)
+        # A MIDI file beside an ABC file of its name is the same tune.
+        file = f"without extension {path.with_suffix('')}"
         if path.suffix.lower() in (".mid", ".midi") or data.startswith(b"MThd"):
-            return [Item(f"{path.stem}.mid", plain_midi(data, str(path)), ())]
+            return [Item(f"{path.stem}.mid", plain_midi(data, str(path)), (file,))]
         items = []
         text = decode(data, str(path))
         tunes = split_tunes(text)
@@ -95,7 +97,7 @@ class Music:
         for number, tune in enumerate(tunes, 1):
             abc = clean(tune).encode()
             stem = path.stem if len(tunes) == 1 else f"{path.stem}-{number:03d}"
-            keys = keys_of(tune)
+            keys = (*keys_of(tune), *((file,) if len(tunes) == 1 else ()))
             items.append(Item(f"{stem}.abc", abc, keys))
             try:
                 items.append(Item(f"{stem}.mid", abcmidi.to_midi(abc), keys))

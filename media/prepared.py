@@ -25,7 +25,7 @@ import cpusim
 from cpusim import files
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
-from media import packages, split
+from media import hub, packages, split
 from media.modality import SIDES, Item, LeftOut, Missing, Modality, Progress
 
 MANIFEST = "manifest.json"
@@ -42,7 +42,7 @@ class Prepared:
 
     @property
     def kind(self) -> str:
-        """Where it came from: `packages`, `sample` or `files`."""
+        """Where it came from: `packages`, `sample`, `files` or `hub`."""
         return str(self.manifest["kind"])
 
     def files(self, side: str) -> list[Path]:
@@ -82,14 +82,19 @@ def read(folder: Path) -> Prepared:
             manifest[name]
         found = {side: sum(1 for _ in os.scandir(folder / side)) for side in SIDES}
     except (ValueError, KeyError, TypeError, OSError):
-        raise UserError(f"{path}: is damaged; make the set again with bgpt data") from None
+        raise UserError(f"{path}: is damaged; {_again(folder)}") from None
     for side in SIDES:
         if found[side] != counts[side]:
             raise UserError(
                 f"{folder / side}: holds {found[side]:,} files where {MANIFEST} says"
-                f" {counts[side]:,}; make the set again with bgpt data"
+                f" {counts[side]:,}; {_again(folder)}"
             )
     return Prepared(folder, manifest)
+
+
+def _again(folder: Path) -> str:
+    """What mends a damaged set, which is never replaced unasked."""
+    return f"delete {folder} and make the set again with bgpt data"
 
 
 def from_packages(
@@ -152,8 +157,25 @@ def from_files(
 ) -> Prepared:
     """Build a set of a user's own files; `note` is told of each that cannot be used.
 
-    Raises `UserError` if that leaves nothing to learn from.
+    `folder` may be `hf:NAME` too, as `media.hub` reads it. Raises `UserError` if that leaves
+    nothing to learn from.
     """
+    if hub.is_named(folder):
+        opened = hub.open_set(str(folder))
+        with (
+            _staging(out, force=force, shared=shared) as staging,
+            progress("converting", "rows") as tell,
+        ):
+            _write(
+                modality,
+                staging,
+                hub.items(opened, modality, tell, note),
+                kind="hub",
+                source=opened.source,
+                licence=opened.licence,
+                sources=[{"kind": "hub", "name": str(folder), "revision": opened.revision}],
+            )
+        return read(out)
     paths = user_files(folder)
     digest = hashlib.sha256()
 
@@ -228,6 +250,8 @@ def user_set(
 ) -> Prepared:
     """The prepared set in `folder`, or one made of the user's files there and kept in the cache.
 
+    So is one made of `hf:NAME`, which is not asked again whether it has changed.
+
     Raises `UserError` if it is a set of another modality.
     """
     if is_prepared(folder):
@@ -240,10 +264,14 @@ def user_set(
         return found
     # What a file says is not looked at again unless its size or time is another.
     look = hashlib.sha256(f"{modality.name}-{modality.recipe} {folder.resolve()}\n".encode())
-    for path in user_files(folder):
+    named = hub.is_named(folder)
+    here = hub.local(folder) if named else folder
+    for path in [here] if here and here.is_file() else user_files(here) if here else []:
         about = path.stat()
         look.update(f"{path} {about.st_size} {about.st_mtime_ns}\n".encode(errors="replace"))
-    place = place_of(modality).with_name(f"{modality.name}-files-{look.hexdigest()[:16]}")
+    place = place_of(modality).with_name(
+        f"{modality.name}-{'hub' if named else 'files'}-{look.hexdigest()[:16]}"
+    )
     if is_prepared(place):
         return read(place)
     return from_files(modality, folder, place, progress, note, force=True, shared=True)

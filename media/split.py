@@ -62,7 +62,8 @@ def assign(
 
     `fixed`: the side where a thing must stand, if it must. A group with things fixed on two sides
     keeps those on the one furthest from training, and things that may stand anywhere go there.
-    Where chance leaves a side empty, a group that can be spared goes there; training comes first.
+    Where chance leaves a side empty, a group that can be spared goes there; training comes first,
+    then validation.
     """
     names = groups(keys)
     chosen: dict[str, Side] = {}
@@ -75,7 +76,11 @@ def assign(
         chosen[free[-1]] = "train"
     for empty in SIDES:
         counts = Counter(chosen.values())
-        spare = [name for name in free if counts[chosen[name]] > 1]
+        spare = [
+            name
+            for name in free
+            if counts[chosen[name]] > 1 or SIDES.index(chosen[name]) > SIDES.index(empty)
+        ]
         if not counts[empty] and spare:
             chosen[spare[0]] = empty
     sides = [

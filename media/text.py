@@ -67,7 +67,7 @@ class Text:
             for path in paths
             for entry in _entries(path)
         ]
-        sides, _ = assign([_likeness(entry) for _, entry in entries], [None] * len(entries))
+        sides, _ = assign([likeness(entry) for _, entry in entries], [None] * len(entries))
         for side in SIDES:
             chosen = [entry for entry, at in zip(entries, sides, strict=True) if at == side]
             done = 0
@@ -85,9 +85,9 @@ class Text:
             raise UserError(f"{path}: holds no text; leave it out")
         pages = list(_pages(text.splitlines(keepends=True), between=b""))
         if len(pages) == 1:
-            return [Item(f"{path.stem}.txt", pages[0], _likeness(text))]
+            return [Item(f"{path.stem}.txt", pages[0], likeness(text))]
         return [
-            Item(f"{path.stem}-{number:04d}.txt", page, _likeness(page.decode()))
+            Item(f"{path.stem}-{number:04d}.txt", page, likeness(page.decode()))
             for number, page in enumerate(pages, 1)
         ]
 
@@ -176,7 +176,7 @@ def _pages(parts: Sequence[str], *, between: bytes = b"\n") -> Iterator[bytes]:
         yield page
 
 
-def _likeness(text: str) -> tuple[str, ...]:
+def likeness(text: str) -> tuple[str, ...]:
     """Keys that a text shares with one that quotes it, or differs from it in little.
 
     Its letters alone count. The least hashes of its runs of 32 letters are a sketch of it: texts

@@ -173,6 +173,38 @@ def tunes(_: Path, out: Path) -> None:
         (out / f"tune{number:03d}.mid").write_bytes(abcmidi.to_midi(abc))
 
 
+# Messages: sentences of a topic's own words, in the form of the tables of Reuters R8.
+
+MESSAGES = {"train": 240, "test": 60}
+OWN_WORDS = {
+    "acq": "merger takeover bidder stake shareholders tender acquire suitor offer control",
+    "crude": "oil barrels refinery drilling pipeline wells petroleum tanks crude field",
+    "earn": "profit quarter dividend losses revenue net earnings income payout results",
+    "grain": "wheat maize harvest bushels silo barley farmers crop mill rye",
+    "interest": "rate prime discount lending percent borrowers deposit bank loans cut",
+    "money-fx": "currency dollar exchange dealers intervention franc markets yen cable fixing",
+    "ship": "vessel port cargo freight harbour crew strike dock ferry tonnage",
+    "trade": "tariff exports imports surplus quota talks duties deficit goods accord",
+}
+COMMON = (
+    "the company said a spokesman today will its new after about in of and a two years last was"
+    " statement expected officials board told further no details month plan first meeting"
+)
+
+
+def messages(_: Path, out: Path) -> None:
+    """Made-up messages, half of their words those of their topic."""
+    draw, common = random.Random(0), COMMON.split()
+    for part, count in MESSAGES.items():
+        lines = ["Category\tText", "d\tstring", "class\t", ""]
+        for number in range(count):
+            topic = sorted(OWN_WORDS)[number % len(OWN_WORDS)]
+            own = OWN_WORDS[topic].split()
+            words = (draw.choice(draw.choice((own, common))) for _ in range(draw.randint(20, 90)))
+            lines.append(f"{topic}\t{' '.join(words)} ")
+        (out / f"reuters-r8-{part}.tab").write_text("\n".join(lines) + "\n")
+
+
 def terminals(folder: Path, out: Path) -> None:
     """Entries that are unlike each other, the text and the compiled form of each, by a hash."""
     fetch("ncurses-term", folder)
@@ -194,7 +226,11 @@ def terminals(folder: Path, out: Path) -> None:
 
 def main() -> None:
     for name, make in (
-        *(("image", pictures), ("audio", prompts), ("text", jargon), ("music", tunes)),
+        ("image", pictures),
+        ("audio", prompts),
+        ("text", jargon),
+        ("music", tunes),
+        ("reuters", messages),
         ("terminfo", terminals),
     ):
         out = HERE / name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from bytemodel import checkpoint
 from bytemodel.checkpoint import CheckpointError
-from bytemodel.classifier import MOST_WINDOWS, Classifier, classify, file_patches
+from bytemodel.classifier import MOST_WINDOWS, Classifier, classify, classify_all, file_patches
 from bytemodel.classify import (
     Confusion,
     classification,
@@ -24,7 +25,7 @@ from bytemodel.classify import (
     plot,
     training_config,
 )
-from bytemodel.labelled import BATCH, LabelledSource, find_labelled
+from bytemodel.labelled import _POOL, BATCH, LabelledSource, find_labelled
 from bytemodel.metrics import read_metrics
 from bytemodel.patches import PAD
 from bytemodel.train import Outcome, read_config, train
@@ -56,7 +57,7 @@ def write_files(folder: Path, count: int = 20) -> Path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_features_are_the_mean_over_a_files_own_patches_whatever_pads_the_batch(
+def test_features_are_pooled_over_a_files_own_patches_whatever_pads_the_batch(
     family: str,
 ) -> None:
     model = random_model(family)  # type: ignore[arg-type]
@@ -69,7 +70,8 @@ def test_features_are_the_mean_over_a_files_own_patches_whatever_pads_the_batch(
     found = classifier(torch.from_numpy(batch), lengths)
     for row, patches in zip(found, files, strict=True):
         features = model.patch_decoder(torch.from_numpy(patches)[None])[0]
-        torch.testing.assert_close(row, classifier.head(features.mean(0)), atol=1e-4, rtol=1e-4)
+        pooled = torch.cat((features.mean(0), features.max(0).values, features[-1]))
+        torch.testing.assert_close(row, classifier.head(pooled), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("patches", [0, 5, 6, 7, 12, 13, 100])
@@ -78,7 +80,7 @@ def test_a_long_file_is_the_mean_of_windows_that_cover_it_evenly(patches: int) -
     data = np.random.default_rng(patches).bytes(patches * SIZE)
     whole = file_patches(data, "bin", SIZE)
     seen: list[torch.Tensor] = []
-    classifier.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][0]))
+    classifier.register_forward_hook(lambda _, inputs, __: seen.extend(inputs[0]))
     chances = classify(classifier, data, "bin")
     assert chances.shape == (3,)
     assert chances.sum() == pytest.approx(1)
@@ -90,6 +92,23 @@ def test_a_long_file_is_the_mean_of_windows_that_cover_it_evenly(patches: int) -
     if len(seen) < MOST_WINDOWS:
         rows = {tuple(row) for window in seen for row in window.tolist()}
         assert rows == set(map(tuple, whole.tolist()))
+
+
+def test_many_files_side_by_side_get_what_each_gets_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bytemodel.classifier._WINDOWS_AT_ONCE", 7)
+    monkeypatch.setattr("bytemodel.classifier._PATCHES_AT_ONCE", 40)
+    classifier = random_classifier(max_patches=8)
+    rng = np.random.default_rng(0)
+    files = [(rng.bytes(int(size)), "bin") for size in rng.integers(0, 200, 20)]
+    told: list[int] = []
+    found = classify_all(classifier, iter(files), progress=told.append)
+    for chances, file in zip(found, files, strict=True):
+        np.testing.assert_allclose(chances, classify(classifier, *file), atol=1e-5)
+    assert told == sorted(told)
+    assert told[-1] == len(files)
+    assert classify_all(classifier, []).shape == (0, 3)
 
 
 def test_any_extension_is_read_and_the_empty_file_has_a_label_too() -> None:
@@ -127,7 +146,7 @@ def test_a_classifier_is_saved_with_its_labels_and_never_taken_for_a_byte_model(
         ([], "no usable labels"),
         ("abc", "no usable labels"),
         ([1, 2, 3], "no usable labels"),
-        (["a", "b"], r"'head.weight' has shape \(3, 16\) where its configuration says \(2, 16\)"),
+        (["a", "b"], r"'head.weight' has shape \(3, 48\) where its configuration says \(2, 48\)"),
         (["a"] * (1 << 15), "head.weight"),
     ],
 )
@@ -205,7 +224,9 @@ def test_batches_are_a_function_of_the_step_and_visit_each_file_once_an_epoch(
     for step in (0, 7):
         for one, other in zip(source.batch(step), again.batch(step), strict=True):
             torch.testing.assert_close(one, other)
-    assert source.batch(0).patches_BPS.shape == (BATCH, 6, SIZE)
+    shape = source.batch(0).patches_BPS.shape
+    assert (shape[0], shape[2]) == (BATCH, SIZE)
+    assert shape[1] in source._lengths
     assert source.describe() == json.loads(json.dumps(again.describe()))
     assert source.describe() != LabelledSource(folder, config, seed=2).describe()
     files = len(source.training)
@@ -213,7 +234,63 @@ def test_batches_are_a_function_of_the_step_and_visit_each_file_once_an_epoch(
     assert sorted(drawn[:files]) == sorted(drawn[files:]) == list(range(files))
     assert drawn[:files] != drawn[files:]
     held_out = [label for batch in source.evaluation() for label in batch.labels_B.tolist()]
-    assert held_out == [source.labels.index(file.label) for file in source.held_out]
+    assert sorted(held_out) == sorted(source.labels.index(f.label) for f in source.held_out)
+
+
+def test_files_of_like_length_come_together_and_each_still_comes_once_an_epoch(
+    tmp_path: Path,
+) -> None:
+    for number in range(320):
+        size = 4 if number % 8 else 80
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(number.to_bytes(4, "big") * (size // 4))
+    source = LabelledSource(tmp_path / "data", SMALLEST, seed=0)
+    rows = [source.batch(step) for step in range(_POOL)]
+    read = sum(batch.patches_BPS.shape[1] * BATCH for batch in rows)
+    assert read < 2 * sum(int(batch.lengths_B.sum()) for batch in rows)
+    for batch in rows:
+        assert batch.patches_BPS.shape[1] >= int(batch.lengths_B.max())
+    drawn = [source.training.index(source.training[i]) for steps in source._pool(0) for i in steps]
+    assert sorted(drawn) == sorted(source._order(0)[: _POOL * BATCH])
+    assert len({batch.patches_BPS.shape[1] for batch in rows}) > 1
+
+
+@pytest.mark.parametrize("folders", [False, True])
+def test_a_set_that_says_its_split_is_used_as_given(folders: bool, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    sides = {"train": 6, "validation": 3, "test": 4}
+    for side, count in sides.items():
+        for number in range(count):
+            label = "ab"[number % 2]
+            path = tmp_path / side / (f"{label}/x" if folders else f"{label}_x")
+            path = path.with_name(f"{path.name}{number}.txt")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{side} {number}")
+    source = LabelledSource(tmp_path, SMALLEST, seed=0)
+    assert source.labels == ("a", "b")
+    for side, files in (
+        ("train", source.training),
+        ("validation", source.validation),
+        ("test", source.held_out),
+    ):
+        assert {file.path.read_text() for file in files} == {
+            f"{side} {n}" for n in range(sides[side])
+        }
+    assert source.validates
+    seen = [label for batch in source.evaluation() for label in batch.labels_B.tolist()]
+    assert len(seen) == 3
+    shutil.rmtree(tmp_path / "test")
+    alone = LabelledSource(tmp_path, SMALLEST, seed=0)
+    assert alone.validation == alone.held_out
+    assert len(alone.held_out) == 3
+    assert not alone.validates
+    assert training_config(fine_tuning=False, validates=True, steps=1).keep == "best"
+    assert training_config(fine_tuning=False, validates=False, steps=1).keep == "last"
+    shutil.rmtree(tmp_path / "train")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UserError, match="to train on, since its folders say which are which"):
+        LabelledSource(tmp_path, SMALLEST, seed=0)
 
 
 def test_long_files_are_read_at_random_places_and_short_ones_whole(tmp_path: Path) -> None:
@@ -227,13 +304,13 @@ def test_long_files_are_read_at_random_places_and_short_ones_whole(tmp_path: Pat
     starts = set()
     rng = np.random.default_rng(0)
     for _ in range(300):
-        read = source._window(file, rng)
+        read = source._window(file, 6, rng)
         np.testing.assert_array_equal(read[0], whole[0])
         assert len(read) == 6
         (start,) = (s for s in range(61) if np.array_equal(whole[s + 1 : s + 6], read[1:]))
         starts.add(start)
     assert starts == set(range(len(whole) - 5))
-    np.testing.assert_array_equal(source._window(file, None), whole[:6])
+    np.testing.assert_array_equal(source._window(file, 6, None), whole[:6])
 
 
 # Learning -----------------------------------------------------------------------------
@@ -325,15 +402,16 @@ def test_a_head_alone_on_random_weights_is_refused() -> None:
         classification(None, ["a", "b"], head_only=True)
 
 
-def test_the_loss_is_the_cross_entropy_of_the_labels() -> None:
+def test_the_loss_that_is_told_is_the_cross_entropy_of_the_labels() -> None:
     classifier = random_classifier()
     patches = torch.randint(0, 256, (4, 5, SIZE))
     lengths, labels = torch.tensor([5, 4, 3, 2]), torch.tensor([0, 1, 2, 0])
-    loss, same, hits = loss_and_hits(classifier, patches, lengths, labels)
+    smoothed, loss, hits = loss_and_hits(classifier, patches, lengths, labels)
     probabilities = classifier(patches, lengths).softmax(-1)
     expected = -probabilities[range(4), labels].log().mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
-    assert loss.item() == same.item()
+    to_all = -probabilities.log().mean()
+    assert smoothed.item() == pytest.approx((0.9 * expected + 0.1 * to_all).item(), rel=1e-4)
     assert torch.equal(hits, probabilities.argmax(-1) == labels)
 
 

@@ -6,7 +6,8 @@ import math
 import os
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from bytemodel.files_data import (
     Part,
     Skipped,
     StoredFile,
+    _shape_lengths,
     find_items,
 )
 from bytemodel.labelled import LabelledBatch
@@ -158,6 +160,48 @@ def test_of_a_conversion_only_the_target_is_asked_for() -> None:
         assert any(row.startswith(sequence.tobytes()) for row in rows)
 
 
+def test_a_few_long_files_do_not_make_all_batches_as_long() -> None:
+    short = [made(f"{n}.bin", content(n, SIZE * (1 + n % 20)), "train") for n in range(100)]
+    long = [made("long.bin", content(100, 4000), "train"), made("t.bin", b"t", "test")]
+    source = source_of([*short, *long], longest=1002)
+    assert source.shapes[-1] == (1002, 1001, 1)
+    # 512 patches are predicted at a time, and the short files have 1,150 in all.
+    assert source.steps_per_epoch <= 6
+
+
+def test_files_that_are_nearly_as_long_share_one_shape() -> None:
+    files = [made(f"{n}.bin", content(n, 4 * (460 + n)), "train") for n in range(40)]
+    source = source_of([*files, made("t.bin", b"t", "test")], longest=512)
+    assert [shape.length for shape in source.shapes] == [501]
+
+
+@given(
+    sizes=st.lists(st.integers(2, 12), min_size=1, max_size=30),
+    shapes=st.integers(1, 4),
+)
+def test_shapes_are_those_with_the_fewest_steps(sizes: list[int], shapes: int) -> None:
+    def steps(cuts: Sequence[int]) -> int:
+        total = 0
+        for shorter, length in pairwise((0, *cuts)):
+            count = sum(shorter < size <= length for size in sizes)
+            total += -(-count // (24 // (length - 1)))
+        return total
+
+    every = sorted(set(sizes))
+    possible = [
+        (*cuts, every[-1])
+        for count in range(min(shapes, len(every)))
+        for cuts in combinations(every[:-1], count)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bytemodel.files_data.TARGETS", 24)
+        patch.setattr("bytemodel.files_data._SHAPES", shapes)
+        patch.setattr("bytemodel.files_data._WORTH", 1.0)
+        found = _shape_lengths(np.array(sizes), np.array(sizes) - 1)
+    assert tuple(found) in possible
+    assert steps(found) == min(map(steps, possible))
+
+
 def test_batches_are_a_function_of_seed_and_step() -> None:
     files = [made(f"{n}.bin", content(n, 20 + n)) for n in range(60)]
     one, again, other = source_of(files), source_of(files), source_of(files, seed=1)
@@ -263,8 +307,19 @@ def test_evaluation_counts_each_byte_once_and_as_scoring_does(family: Any) -> No
 
 def test_a_huge_held_out_file_is_evaluated_in_part() -> None:
     files = [made("a.bin", b"a", "train"), made("b.bin", bytes(200_000), "test")]
-    patches = sum(int(b.asked_NS.any(1).sum()) for b in source_of(files).evaluation())
+    source = source_of(files)
+    patches = sum(int(b.asked_NS.any(1).sum()) for b in source.evaluation())
     assert 8192 <= patches < 8192 + LONGEST
+    assert source.notes == []
+
+
+def test_how_many_of_those_held_out_are_evaluated_is_told() -> None:
+    held_out = [made(f"{n}.bin", content(n, 20_000), "test") for n in range(5)]
+    source = source_of([made("a.bin", b"a", "train"), *held_out])
+    first, again = source.evaluation(), source.evaluation()
+    assert source.notes == ["evaluated on 2 of the 5 held out, the same ones every time"] * 2
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.patches_BPS, other.patches_BPS)
 
 
 def test_groups_are_the_kinds_of_files() -> None:

@@ -508,3 +508,33 @@ def test_precision_is_bfloat16_only_where_the_hardware_has_it(
         assert pick_dtype("auto", cpu) == dtype
     assert pick_dtype("float32", cpu) == torch.float32
     assert pick_dtype("bfloat16", cpu) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda training: training.pop("step"),
+        lambda training: training.pop("elapsed"),
+        lambda training: training.update(step="seven"),
+        lambda training: training.update(step=-1),
+        lambda training: training.pop("optimizers"),
+        lambda training: training.update(optimizers=7),
+        lambda training: training["optimizers"].pop(),
+        lambda training: training["optimizers"][0].pop("state"),
+        lambda training: training["optimizers"][0]["state"].update({0: {"momentum_buffer": 3}}),
+    ],
+)
+def test_a_checkpoint_without_a_usable_state_is_refused_in_one_sentence(
+    change: Callable[[dict[str, Any]], object], straight: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    last = checkpoint.find_resumable(folder)[0]
+    assert last is not None
+    content = torch.load(last, weights_only=True)
+    change(content["training"])
+    torch.save(content, last)
+    record = {"size": last.stat().st_size, "sha256": checkpoint.file_hash(last)}
+    last.with_suffix(".json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="holds no state that training can go on from"):
+        run(folder, resume=True)

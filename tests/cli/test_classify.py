@@ -66,6 +66,36 @@ def test_training_reports_on_the_files_held_out(folder: Path, run: Path) -> None
     assert titles.split() == ["step", "loss", "right", "files/s", "left"]
 
 
+def test_a_set_that_bgpt_data_made_is_learned_validated_and_tested_as_it_says(
+    tmp_path: Path,
+) -> None:
+    made, out = tmp_path / "set", tmp_path / "run"
+    bgpt("data", "image", "--sample", "--out", made)
+    words = [
+        "--preset",
+        "tiny",
+        "--steps",
+        2,
+        "--patience",
+        3,
+        "--no-compile",
+        "--dtype",
+        "float32",
+    ]
+    result = bgpt("classify", "train", made, "--out", out, *words)
+    config = read_config(out)
+    assert (config["training"]["keep"], config["training"]["patience"]) == ("best", 3)
+    sizes = {side: len(list((made / side).iterdir())) for side in ("train", "validation", "test")}
+    known = {"training": "train", "validation": "validation", "held_out": "test"}
+    assert {name: config["data"][name] for name in known} == {
+        name: sizes[side] for name, side in known.items()
+    }
+    assert len(config["data"]["labels"]) == 10
+    assert result.stdout.splitlines()[0] == f"{sizes['test']} files that were held out"
+    report = json.loads(bgpt("classify", "eval", made, "--model", out, "--json").stdout)
+    assert report["files"] == sizes["test"]
+
+
 def test_evaluation_gives_the_figures_of_the_report_as_text_as_json_and_as_a_picture(
     folder: Path, run: Path, tmp_path: Path
 ) -> None:

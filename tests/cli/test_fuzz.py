@@ -235,6 +235,7 @@ def test_ctrl_c_ends_a_real_run_with_its_findings_saved(tmp_path: Path) -> None:
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "make = lambda *_: Interrupts((division_by_zero,))\n"
         "fake = types.SimpleNamespace(load_stepper=make, shipped_checkpoint=None)\n"
+        "fake.display_name = str\n"
         "sys.modules['bytemodel.cpu'] = fake\n"
         "main(['fuzz', '--model', 'm.pt', '--minutes', '1000'])\n"
     )

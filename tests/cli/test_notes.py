@@ -72,7 +72,23 @@ def test_folders_are_compared_by_name(tmp_path: Path) -> None:
     records = json.loads(bgpt("compare", found, expected, "--json", code=2).stdout)
     assert [sorted(record)[0] for record in records] == ["expected", "error"]
     (found / "more.mid").write_bytes(b"")
-    assert "has no tune of that name" in bgpt("compare", found, expected, code=2).stderr
+    sentence = refused("compare", found, expected)
+    assert sentence.startswith(f"{found}/more.mid: {expected} has no tune of that name")
+
+
+def test_a_tune_that_was_not_converted_counts_as_wrong(tmp_path: Path) -> None:
+    found, expected = tmp_path / "found", tmp_path / "expected"
+    for folder, tunes in ((found, (ONE,)), (expected, (ONE, OTHER))):
+        folder.mkdir()
+        for tune in tunes:
+            shutil.copy(tune.with_suffix(".mid"), folder)
+    told = bgpt("compare", found, expected, code=1).stdout
+    assert f"  {found} has no tune of that name" in told.splitlines()
+    assert "1 of 2 tunes have every note right; " in told
+    there, missing = json.loads(bgpt("compare", found, expected, "--json", code=1).stdout)
+    assert there["same"]
+    assert (missing["name"], missing["right"], missing["found"]) == (OTHER.name, 0, 0)
+    assert missing["expected"] > 0
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cpusim.errors import UserError
 from media import abcmidi
 from media.modality import Item, LeftOut
 from media.music import MUSIC, clean, plain_midi, split_tunes
+from media.split import groups
 
 TUNE = """X: 7
 T:The Lost Key
@@ -65,6 +66,20 @@ def test_a_tune_becomes_a_pair_and_the_same_one_every_time(tmp_path: Path) -> No
     assert [item.data for item in MUSIC.read(other)] == [abc.data, midi.data]
 
 
+def test_a_midi_file_beside_an_abc_file_stands_on_its_side(tmp_path: Path) -> None:
+    (tmp_path / "lost.abc").write_text(TUNE)
+    for number, name in enumerate(("lost.mid", "other.mid")):
+        pitches = bytes([60 + number, 62, 64])
+        events = b"".join(b"\0\x90%c\x40\x60\x80%c\0" % (pitch, pitch) for pitch in pitches)
+        track = events + b"\0\xff\x2f\0"
+        header = b"MThd\0\0\0\6\0\0\0\1\0\x60MTrk"
+        (tmp_path / name).write_bytes(header + len(track).to_bytes(4, "big") + track)
+    names = ("lost.abc", "lost.mid", "other.mid")
+    items = [item for name in names for item in MUSIC.read(tmp_path / name)]
+    abc, made, own, other = groups([(*item.keys, f"content {item.data!r}") for item in items])
+    assert abc == made == own != other
+
+
 def test_an_error_in_a_tune_is_named_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "book.abc"
     path.write_text(f"{TUNE}\nX:2\nT:The Wrong Turn\nK:C\nCDE]F|\n")
@@ -81,7 +96,7 @@ def test_an_error_in_a_tune_is_named_with_its_place(tmp_path: Path) -> None:
 
 def test_titles_and_openings_are_keys_whatever_the_spelling_and_the_key(tmp_path: Path) -> None:
     def keys(title: str, key: str, body: str) -> set[str]:
-        path = tmp_path / "a.abc"
+        path = tmp_path / f"{key}.abc"
         path.write_text(f"X:1\nT:{title}\nK:{key}\n{body}|\n")
         return set(MUSIC.read(path)[0].keys)
 

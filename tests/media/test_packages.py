@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from media import packages
+from media import abcmidi, packages
 from media.modality import Debian, Missing, PyPI
 
 APT = """#!/bin/sh
@@ -125,3 +125,23 @@ def test_an_installed_package_is_read_where_it_lies_and_gives_the_same(
     monkeypatch.syspath_prepend(str(site))
     assert packages.fetch([package], installed, quiet) == got
     assert not pip.exists()
+
+
+def test_of_processes_that_fetch_the_same_tool_the_later_one_takes_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(_: object, into: Path, _tell: object) -> None:
+        binary = into / "symusic" / "symusic" / "bin" / "abc2midi"
+        binary.parent.mkdir(parents=True)
+        binary.write_bytes(b"")
+
+    def rename(path: Path, target: Path) -> None:
+        fetch(None, target, None)  # by another process, a moment before
+        os.rename(path, target)  # noqa: PTH104
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(packages, "fetch", fetch)
+    monkeypatch.setattr(Path, "rename", rename)
+    path = abcmidi.program.__wrapped__("abc2midi")
+    assert path.is_file()
+    assert [found.name for found in path.parents[4].iterdir()] == [path.parents[3].name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from cpusim.errors import UserError
 from media import packages, prepared, registry
 from media.modality import SIDES, Debian, Item, LeftOut
-from media.prepared import Stages, from_files, from_sample, read
+from media.prepared import Stages, from_files, from_sample, place_of, read
 from tests.media.toys import EMPTY, TOY, Toy
 
 QUIET = Stages()
@@ -126,6 +127,16 @@ def test_a_damaged_set_is_refused(spoil: object, sentence: str, tmp_path: Path) 
     spoil(tmp_path / "set")
     with pytest.raises(UserError, match=sentence):
         read(tmp_path / "set")
+
+
+def test_a_damaged_default_set_is_made_again_as_the_error_says(empty_cache: Path) -> None:
+    assert place_of(TOY).is_relative_to(empty_cache)
+    folder = prepared.default_set(TOY, QUIET, [].append).folder
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=f"; delete {folder} and make the set again with bgpt data"):
+        prepared.default_set(TOY, QUIET, [].append)
+    shutil.rmtree(folder)
+    assert prepared.default_set(TOY, QUIET, [].append).files("train")
 
 
 def test_users_files_keep_their_folders_in_their_names_and_bad_ones_are_named(

@@ -35,7 +35,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_our_own_modalities_keep_the_contract() -> None:
-    for name in ("audio", "folksong", "image", "music", "terminfo", "text"):
+    for name in ("audio", "folksong", "image", "music", "reuters", "terminfo", "text"):
         assert name in registry.names()
         modality = registry.load(name)
         assert isinstance(modality, Modality)

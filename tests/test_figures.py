@@ -1,0 +1,61 @@
+"""The tables of classification and fine-tuning say what their results say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "figures.py"
+WHERE = {"environment": {"amx": True, "cpu": "A CPU", "cores": 2, "commit": "abc"}}
+
+
+def figures() -> Any:
+    spec = importlib.util.spec_from_file_location("figures", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_classification_has_a_row_for_each_beginning() -> None:
+    rows = [
+        {"start": "random weights", "steps": 9, "accuracy": 0.5, "macro_f1": 0.25},
+        {"start": "pixels", "accuracy": 0.875, "macro_f1": 0.75},
+    ]
+    common = {"statement": "all the same", "files": {"test": 1234}, "goal": 0.9, **WHERE}
+    results = [
+        {"task": "image", "what": "kinds", "budget": {"minutes": 2.5}, "rows": rows, **common},
+        {"task": "reuters", "what": "topics", "budget": {"steps": 4000}, "rows": rows, **common},
+    ]
+    lines = figures().classification(results).splitlines()
+    assert (
+        lines[4] == "| image: kinds | 1,234 | 90 % | random weights, 2.5 minutes | 50 % | 0.2500 |"
+    )
+    assert lines[5] == "| image: kinds | 1,234 | 90 % | pixels | 87.5 % | 0.7500 |"
+    assert "random weights, 4,000 steps" in lines[6]
+    assert lines[0].endswith("all the same.")
+    assert lines[-1] == "Measured on A CPU, 2 cores, with AMX, commit abc."
+
+
+def test_fine_tuning_says_whether_the_checkpoint_knew_such_files() -> None:
+    bits = {"checkpoint": 3.0, "scratch": 2.5, "fine-tuned": 2.0}
+    result = {
+        "before": "prompts",
+        "target": "digits",
+        "statement": "all the same",
+        "test": {"files": 66},
+        "budget": {"minutes": 20.0},
+        "rows": [{"start": start, "bits_per_byte": value} for start, value in bits.items()],
+        "checkpoint_given": False,
+        "pre_training": {"saw_target_training_files": False},
+        **WHERE,
+    }
+    given = result | {
+        "checkpoint_given": True,
+        "pre_training": {"saw_target_training_files": True},
+    }
+    lines = figures().fine_tuning([result, given]).splitlines()
+    assert lines[4] == "| prompts | digits, 66 | 20 minutes | 3.000 | 2.500 | 2.000 |"
+    assert lines[5].startswith("| a given checkpoint, of such training files too | digits, 66 |")
