@@ -27,6 +27,10 @@ from tests.cli.calls import bgpt, command, refused
 torch.set_num_threads(1)  # models this small gain nothing from more
 
 ROOT = Path(__file__).parent.parent.parent
+needs_tic = pytest.mark.skipif(
+    shutil.which("tic") is None or shutil.which("infocmp") is None,
+    reason="tic and infocmp of ncurses are not installed",
+)
 QUICK = ["--preset", "tiny", "--steps", 1, "--no-compile", "--dtype", "float32"]
 
 
@@ -164,7 +168,7 @@ def test_a_name_is_all_that_training_needs(
     assert config["data"]["held_out"] == counts["validation"]["files"]
 
 
-@pytest.mark.skipif(shutil.which("tic") is None, reason="tic of ncurses is not installed")
+@needs_tic
 def test_an_exact_conversion_is_learned_from_made_pairs_and_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +245,8 @@ def files() -> dict[str, bytes]:
         file.setparams((1, 1, 8000, 0, "NONE", ""))
         file.writeframes(bytes(8000))
     midi = next(registry.load("music").sample.glob("*.mid")).read_bytes()
-    return {"bmp": picture.getvalue(), "wav": sound.getvalue(), "mid": midi, "txt": b"Hello.\n"}
+    found = {"bmp": picture.getvalue(), "wav": sound.getvalue(), "mid": midi, "txt": b"Hello.\n"}
+    return {**found, "tibin": next(registry.load("terminfo").sample.glob("*.tibin")).read_bytes()}
 
 
 def test_a_random_model_writes_files_that_are_judged(model: Path, tmp_path: Path) -> None:
@@ -255,7 +260,11 @@ def test_a_random_model_writes_files_that_are_judged(model: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("name", "extension", "also"),
-    [("image", "bmp", ".png"), ("audio", "wav", ""), ("music", "mid", ".abc"), ("text", "txt", "")],
+    [
+        *(("image", "bmp", ".png"), ("audio", "wav", "")),
+        *(("music", "mid", ".abc"), ("text", "txt", "")),
+        pytest.param("terminfo", "tibin", ".tisrc", marks=needs_tic),
+    ],
 )
 def test_valid_files_are_written_in_forms_that_people_open(
     name: str,
