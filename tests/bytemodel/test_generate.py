@@ -392,7 +392,8 @@ def test_greedy_a_top_k_of_one_a_tiny_top_p_and_cold_all_take_the_most_probable(
         Sampling(1e-300),
         Sampling(1e-9),
     ):
-        assert all(row[0, token] == best for token in draws(sampling, row, seed))
+        # Those that differ by less than a probability can tell are as probable.
+        assert all(row[0, token] >= best - 1e-9 for token in draws(sampling, row, seed))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
