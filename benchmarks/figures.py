@@ -29,6 +29,11 @@ def where(result: dict[str, Any]) -> str:
     return f"{machine['cpu']}, {machine['cores']} cores, {kind}, commit {machine['commit']}"
 
 
+def measured_on(results: list[dict[str, Any]]) -> str:
+    """The line below a table of several results, each machine and commit once."""
+    return f"Measured on {'; '.join(dict.fromkeys(where(result) for result in results))}."
+
+
 def accuracy(result: dict[str, Any]) -> str:
     """The table of the shipped checkpoint."""
     checkpoint = result["checkpoint"]
@@ -270,8 +275,7 @@ def classification(results: list[dict[str, Any]]) -> str:
                 f"{row['macro_f1']:.4f}",
             )
             lines.append(f"| {' | '.join(cells)} |")
-    places = dict.fromkeys(where(result) for result in results)
-    lines += ["", f"Measured on {'; '.join(places)}."]
+    lines += ["", measured_on(results)]
     return "\n".join(lines)
 
 
@@ -299,8 +303,7 @@ def fine_tuning(results: list[dict[str, Any]]) -> str:
             *(bits[start] for start in ("checkpoint", "scratch", "fine-tuned")),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    places = dict.fromkeys(where(result) for result in results)
-    lines += ["", f"Measured on {'; '.join(places)}."]
+    lines += ["", measured_on(results)]
     return "\n".join(lines)
 
 
