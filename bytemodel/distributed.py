@@ -7,6 +7,7 @@ first process leads: it alone writes, evaluates and shows how it goes, and its c
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -137,6 +138,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     try:
         dist.init_process_group(backend, timeout=_PATIENCE)
         yield Ranks(dist.get_rank(), count)
+        # None may leave while another still waits for a message of its.
+        dist.barrier()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
@@ -145,5 +148,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             " --resume"
         ) from None
     finally:
+        # What trained in parallel may sit in a cycle, and would keep gloo's threads alive until
+        # the interpreter exits, which then ends in abort().
+        gc.collect()
         if dist.is_initialized():
             dist.destroy_process_group()
