@@ -110,6 +110,9 @@ PRESETS: dict[str, ModelConfig] = {
         rotary_share=0.5,
     ),
     "small": ModelConfig(patch_heads=4, retrieval=True, rotary_share=0.5),
+    "compact": ModelConfig(
+        patch_width=192, patch_heads=4, byte_layers=3, retrieval=True, rotary_share=0.5
+    ),
     "published": ModelConfig(
         family="published",
         patch_layers=12,
@@ -121,7 +124,8 @@ PRESETS: dict[str, ModelConfig] = {
         dropout=0.1,
     ),
 }
-"""`tiny`: for tests. `small`: about 7 M parameters, learns CPU states on two cores.
+"""`tiny`: for tests. `small`: about 7 M parameters, learns CPU states on two cores. `compact`:
+about 5 M, for files; a third faster, below 10 MB in bfloat16.
 `published`: the paper's 110 M."""
 
 

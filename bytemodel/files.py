@@ -63,13 +63,13 @@ def going_on(task: Task, start: Checkpoint[Trainable]) -> Task:
 
 def training_config(steps_per_epoch: int, *, fine_tuning: bool, **chosen: Any) -> TrainConfig:
     """How to train on files, where `chosen` says nothing else: warm-up and cosine, and the weights
-    kept that were evaluated best, at the end of each epoch or every 500 steps."""
+    kept that were evaluated best, at the end of each epoch or every 1,000 steps."""
     steps = chosen.get("steps", 0)
     defaults = {
         "schedule": "cosine",
         "keep": "best",
         "warmup_steps": max(1, min(50, round(_WARMUP * steps))) if steps else 50,
-        "evaluate_every": max(_LEAST_BETWEEN, min(500, steps_per_epoch)),
+        "evaluate_every": max(_LEAST_BETWEEN, min(1000, steps_per_epoch)),
     }
     rates = FINE_TUNING if fine_tuning else {}
     return TrainConfig.from_dict({**defaults, **rates, **chosen})

@@ -16,9 +16,9 @@ from cli import render
 from cli.group import Interrupted
 from cli.options import FILE, how_to_train_options
 from cli.training import (
+    FILES_PRESET,
     MINUTES,
     MOST_SEEDS,
-    PRESET,
     Column,
     beginning,
     clock,
@@ -88,7 +88,7 @@ def train_options(name: str) -> Callable[[Callable[..., None]], Callable[..., No
         click.option(
             "--preset",
             metavar="NAME",
-            help=f"Size of the model: {', '.join(PRESETS)}. Default: {PRESET}.",
+            help=f"Size of the model: {', '.join(PRESETS)}. Default: {FILES_PRESET}.",
         ),
         click.option(
             "--init",
@@ -219,6 +219,7 @@ def learn(
         resume=options.resume,
         preset=options.preset,
         init=options.init,
+        otherwise=FILES_PRESET,
         max_patches=options.max_patches,
     )
     chosen: dict[str, Any] = dict(before["training"])

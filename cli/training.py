@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Torch is imported by what needs it, so that --help is quick.
 
-PRESET, MINUTES = "small", 60.0
+PRESET, FILES_PRESET, MINUTES = "small", "compact", 60.0
 MOST_SEEDS = 1 << 32  # the programs that training draws have seeds above
 _PLAIN_SECONDS = 10
 """In a pipe, a training record is printed this often; evaluations always are."""
@@ -212,11 +212,13 @@ def beginning(
     resume: bool,
     preset: str | None,
     init: Path | None,
+    otherwise: str = PRESET,
     max_patches: int | None = None,
 ) -> tuple[ModelConfig, Task, Checkpoint[Trainable] | None]:
     """The model's shape, the task, and the checkpoint whose weights it begins with, if any.
 
-    `before`: what the run's `config.json` says, to go on with it.
+    `before`: what the run's `config.json` says, to go on with it. `otherwise`: the preset where
+    nothing says the shape.
     """
     from bytemodel import checkpoint
     from bytemodel.files import fitting_config, going_on
@@ -230,7 +232,7 @@ def beginning(
         init = Path(known["file"])
     start = None if init is None else checkpoint.load_any(init)
     if start is None and shape is None:
-        shape = preset_config(PRESET)
+        shape = preset_config(otherwise)
     config = fitting_config(start, shape, max_patches)
     if start is not None:
         task = going_on(task, start)

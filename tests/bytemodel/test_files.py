@@ -159,7 +159,7 @@ def test_the_recipe_for_files_is_a_cosine_and_keeps_the_best() -> None:
     assert (config.schedule, config.keep, config.warmup_steps) == ("cosine", "best", 10)
     assert config.evaluate_every == 50
     assert training_config(99, fine_tuning=False, minutes=1.0).evaluate_every == 99
-    assert training_config(10**6, fine_tuning=False, minutes=1.0).evaluate_every == 500
+    assert training_config(10**6, fine_tuning=False, minutes=1.0).evaluate_every == 1000
     assert training_config(9, fine_tuning=False, minutes=1.0).warmup_steps == 50
     assert training_config(9, fine_tuning=False, steps=1).warmup_steps == 1
     usual = TrainConfig(steps=1)
