@@ -102,6 +102,11 @@ def compress(
     return packed + struct.pack("<I", zlib.crc32(packed))
 
 
+def is_written_by(model: ByteModel, packed: bytes) -> bool:
+    """Whether the header of a compressed file names this model."""
+    return len(packed) >= _FIXED.size and _FIXED.unpack_from(packed)[3] == _model_hash(model)
+
+
 def decompress(model: ByteModel, packed: bytes, *, progress: Progress | None = None) -> bytes:
     """The content of a compressed file, exactly.
 

@@ -60,7 +60,7 @@ def shipped_checkpoint() -> Path:
 def display_name(path: Path) -> str:
     """What people read for a checkpoint: its path, or the name of the one that ships: where this
     copy of the program lies helps nobody."""
-    return f"{path.stem} (shipped)" if path == SHIPPED else str(path)
+    return f"{path.stem} (shipped)" if path.parent == SHIPPED.parent else str(path)
 
 
 def load_stepper(path: Path, dtype: str = "auto") -> ByteModelStepper:

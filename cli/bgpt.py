@@ -188,7 +188,7 @@ def generate(
     from cli import render
 
     sampling = Sampling(temperature, top_k, top_p)
-    loaded, kind = load_model(model, device, dtype)
+    loaded, kind = load_model(model, device, dtype, modality=modality, extensions=[ext])
     console = render.stdout()
     with render.progress("writing", "bytes") as progress:
         made = generate_files(

@@ -41,7 +41,7 @@ def compress(model: Path | None, file: Path, output: Path | None, force: bool) -
     from bytemodel import compression
     from cli import render
 
-    loaded, _ = load_model(model, "cpu", "float32")
+    loaded, _ = load_model(model, "cpu", "float32", extensions=[file.suffix])
     with render.progress("compressing", "bytes") as progress:
         packed = compression.compress(loaded.model, data, file.suffix, progress=progress)
     with atomic_write(output, force=force) as out:
@@ -75,7 +75,7 @@ def decompress(model: Path | None, file: Path, output: Path | None, force: bool)
     from bytemodel import compression
     from cli import render
 
-    loaded, _ = load_model(model, "cpu", "float32")
+    loaded, _ = load_model(model or _writer_of(packed), "cpu", "float32")
     try:
         with render.progress("decompressing", "bytes") as progress:
             data = compression.decompress(loaded.model, packed, progress=progress)
@@ -84,3 +84,14 @@ def decompress(model: Path | None, file: Path, output: Path | None, force: bool)
     with atomic_write(output, force=force) as out:
         out.write(data)
     click.echo(f"{output}: {len(data):,} bytes, checked")
+
+
+def _writer_of(packed: bytes) -> Path | None:
+    """The shipped checkpoint that a compressed file's header names."""
+    from bytemodel import checkpoint, compression
+    from media import shipped
+
+    for path in shipped.every():
+        if compression.is_written_by(checkpoint.load(path).model, packed):
+            return path
+    return None

@@ -103,7 +103,7 @@ def gallery(
     names = registry.names()
     writers = _writers(models, settings)
     for name in (halls.CPU, *names):
-        path = halls.shipped(name)
+        path = halls.writer_of(name)
         if name not in writers and path.is_file():
             writers[name] = halls.load_writer(path, path.name, settings)
     modalities = {name: registry.load(name) for name in names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ model_option = click.option(
     "--model",
     type=FILE,
     metavar="CKPT",
-    help="Checkpoint file or run folder. Default: the shipped one.",
+    help="Checkpoint file or run folder. Default: the shipped one for such files.",
 )
 
 
@@ -73,16 +73,24 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 def load_model(
-    path: Path | None, device: str, dtype: str
+    path: Path | None,
+    device: str,
+    dtype: str,
+    *,
+    modality: str | None = None,
+    extensions: Iterable[str] = (),
 ) -> tuple[Checkpoint[ByteModel], torch.dtype]:
-    """The checkpoint named, or the shipped one, and the precision to compute in."""
+    """The checkpoint named, or the shipped one for the modality or for files with these
+    extensions, and the precision to compute in."""
     # Torch takes seconds to import, and these options stand in many a command's --help.
     from bytemodel import checkpoint
-    from bytemodel.cpu import shipped_checkpoint
     from bytemodel.train import pick_device, pick_dtype
+    from media import shipped
 
     place = pick_device(device)
-    return checkpoint.load(path or shipped_checkpoint(), device=place), pick_dtype(dtype, place)
+    if path is None:
+        path = shipped.for_files(extensions) if modality is None else shipped.for_modality(modality)
+    return checkpoint.load(path, device=place), pick_dtype(dtype, place)
 
 
 def _byte(text: str) -> int:

@@ -93,7 +93,8 @@ def score(
     from bytemodel.score import score_file
     from cli import hexview, render
 
-    loaded, kind = load_model(model, device, dtype)
+    suffixes = [path.suffix for path in files]
+    loaded, kind = load_model(model, device, dtype, extensions=suffixes)
     patch_size = loaded.config.patch_size
     rows: list[dict[str, Any]] = []
     surprisals, views = [], []
@@ -178,7 +179,7 @@ def explain(
     from bytemodel.pictures import draw_bits
     from bytemodel.score import score_file
 
-    loaded, kind = load_model(model, device, dtype)
+    loaded, kind = load_model(model, device, dtype, extensions=[file.suffix])
     found = score_file(loaded.model, data, file.suffix, dtype=kind)
     size = loaded.config.patch_size
     draw_bits(output, found, data, name=file.name, patch_size=size, force=force)

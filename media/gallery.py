@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from bytemodel import checkpoint
-from bytemodel.cpu import ByteModelStepper
+from bytemodel.cpu import SHIPPED, ByteModelStepper
 from bytemodel.decoding import prepare
 from bytemodel.generate import Sampling, generate
 from bytemodel.model import ByteModel
@@ -25,12 +25,11 @@ from cpusim import lockstep, programs
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from cpusim.isa import MEMORY_SIZE, STATE_SIZE
-from media import prepared, registry
+from media import prepared, registry, shipped
 from media.modality import Missing, Modality
 
 CPU = "cpu"
 """The name of the room that is no modality."""
-WEIGHTS = Path(checkpoint.__file__).parent / "weights"
 _LENGTHS = 6, 40
 """Instructions of the CPU programs: long enough to do something, short enough to be read."""
 
@@ -137,9 +136,9 @@ class Settings:
     dtype: torch.dtype = torch.float32
 
 
-def shipped(name: str) -> Path:
+def writer_of(name: str) -> Path:
     """Where a checkpoint for a room lies if it comes with the package."""
-    return WEIGHTS / ("cpu-small.pt" if name == CPU else f"media-{name}.pt")
+    return SHIPPED if name == CPU else shipped.place_of(name)
 
 
 def room_of(path: Path, info: Mapping[str, Any]) -> str:

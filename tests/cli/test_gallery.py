@@ -158,7 +158,7 @@ def test_interrupted_it_leaves_what_was_there_and_nothing_else(
 
     before = sorted(made.parent.rglob("*"))
     monkeypatch.setattr(gallery, "build", stop)
-    monkeypatch.setattr(gallery, "shipped", lambda name: made / f"no-{name}.pt")
+    monkeypatch.setattr(gallery, "writer_of", lambda name: made / f"no-{name}.pt")
     assert bgpt("gallery", "-o", made, "--force", code=130).stderr == "interrupted\n"
     assert sorted(made.parent.rglob("*")) == before
 
@@ -166,7 +166,7 @@ def test_interrupted_it_leaves_what_was_there_and_nothing_else(
 def test_a_whole_new_gallery_takes_the_old_ones_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gallery, "shipped", lambda name: tmp_path / f"no-{name}.pt")
+    monkeypatch.setattr(gallery, "writer_of", lambda name: tmp_path / f"no-{name}.pt")
     monkeypatch.setattr(gallery, "build", lambda modality, *_: empty(modality.name))
     bgpt("gallery", "-o", tmp_path / "new")
     (tmp_path / "new" / "stale").write_text("old")

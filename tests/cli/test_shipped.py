@@ -1,0 +1,98 @@
+"""Without --model, each kind of file is taken to the checkpoint that ships for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bytemodel import checkpoint, cpu
+from media import registry, shipped
+from tests.bytemodel.models import random_model
+from tests.cli.calls import bgpt, refused
+
+torch.set_num_threads(1)  # models this small gain nothing from more
+
+
+@pytest.fixture(autouse=True)
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation that has weights for the CPU, for audio, and for a modality it lacks."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for seed, name in enumerate(("cpu-small", "media-audio", "media-smells")):
+        checkpoint.save(folder / f"{name}.pt", random_model("local", seed=seed), info={})
+    monkeypatch.setattr(cpu, "SHIPPED", folder / "cpu-small.pt")
+    return folder
+
+
+def model_of(path: Path) -> str:
+    return str(json.loads(bgpt("score", path, "--json").stdout)["model"])
+
+
+def test_a_file_is_scored_by_the_model_of_its_kind(weights: Path, tmp_path: Path) -> None:
+    for name, model in (("a.WAV", "media-audio"), ("a.bin", "cpu-small"), ("a", "cpu-small")):
+        path = tmp_path / name
+        path.write_bytes(b"RIFF")
+        assert model_of(path) == str(weights / f"{model}.pt")
+
+
+def test_files_that_have_different_models_are_not_scored_by_one(
+    weights: Path, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("a.wav", "a.bin")]
+    for path in paths:
+        path.write_bytes(b"1")
+    sentence = refused("score", *paths)
+    assert "different models fit files bin, wav; name one with --model" in sentence
+    assert bgpt("score", *paths, "--model", weights / "cpu-small.pt").exit_code == 0
+
+
+def test_files_of_a_modality_are_written_by_its_model(weights: Path, tmp_path: Path) -> None:
+    words = ["generate", "--max-patches", 3, "--seed", 5]
+    bgpt(*words, "--modality", "audio", "-o", tmp_path / "a")
+    bgpt(*words, "--ext", "wav", "-o", tmp_path / "b")
+    bgpt(*words, "--ext", "wav", "--model", weights / "media-audio.pt", "-o", tmp_path / "c")
+    written = [next((tmp_path / name).iterdir()).read_bytes() for name in "abc"]
+    assert written[0] == written[1] == written[2]
+    sentence = refused("generate", "--modality", "image", "-o", tmp_path / "d")
+    assert "no checkpoint ships for image (there are: audio)" in sentence
+    assert "`bgpt train media --modality image` and name it with --model runs/image" in sentence
+
+
+def test_what_was_compressed_is_restored_by_the_model_that_its_header_names(
+    weights: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("constriction")
+    for name in ("a.wav", "a.bin"):
+        path, packed, back = (tmp_path / (name + end) for end in ("", ".bgpt", ".back"))
+        path.write_bytes(bytes(range(100)))
+        bgpt("compress", path)
+        bgpt("decompress", packed, "-o", back)
+        assert back.read_bytes() == path.read_bytes()
+    other = tmp_path / "other.pt"
+    checkpoint.save(other, random_model("local", seed=9), info={})
+    bgpt("compress", path, "--model", other, "-o", packed, "--force")
+    assert "was compressed with the model" in refused("decompress", packed, "-o", tmp_path / "x")
+    packed.write_bytes(b"bg")
+    assert "no file that bgpt compress wrote" in refused("decompress", packed, "-o", tmp_path / "x")
+
+
+def test_every_checkpoint_that_really_ships_belongs_to_a_modality() -> None:
+    real = Path(cpu.__file__).parent / "weights"
+    names = [path.stem for path in real.glob("*.pt") if path.stem != "cpu-small"]
+    assert {name.removeprefix("media-") for name in names} <= set(registry.names())
+    for name in names:
+        path = real / f"{name}.pt"
+        assert path.stat().st_size < 10_000_000
+        loaded = checkpoint.load(path)
+        assert loaded.info["data"]["modality"] == name.removeprefix("media-")
+        assert "folder" not in loaded.info["data"]
+
+
+def test_without_weights_nothing_is_offered(weights: Path) -> None:
+    for path in weights.iterdir():
+        path.unlink()
+    assert "no trained weights" in refused("score", __file__)
+    assert list(shipped._modalities()) == []
