@@ -1,6 +1,7 @@
 """How many bits a byte of held-out files costs general compressors, beside a byte model.
 
-python benchmarks/compressors.py SET --model runs/audio     a set that `bgpt data` made
+python benchmarks/compressors.py SET                        a set that `bgpt data` made
+python benchmarks/compressors.py SET --model runs/audio     another checkpoint than the shipped one
 python benchmarks/compressors.py --tiny                     see that it runs; writes nothing
 
 Each compressor is given the test files of the set as one stream, cold and primed: primed is what
@@ -10,7 +11,9 @@ ends included. Files of different extensions are different tables.
 
 All are set to their strongest, with windows that reach over everything: xz -9e, zstd -22 and brotli
 11 (whose window ends at 16 MB), PPMd with model order 16, zpaq -m5 in one block. That takes hours
-for a set of 200 MB; --train-files and --test-files take fewer, the same ones for everybody.
+for a set of 200 MB; --train-files and --test-files take fewer, the same ones for everybody. What
+the last result says of the compressors on the very same files is taken over, and the model alone
+is measured.
 
 Writes benchmarks/results/compressors_MODALITY.json.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import lzma
 import sys
 import tempfile
@@ -36,7 +40,7 @@ import zstandard
 sys.path.insert(0, str(Path(__file__).parent))
 import report
 
-from media import prepared, registry
+from media import prepared, registry, shipped
 
 _PPMD_MEMORY = 1 << 30
 _ZSTD_WINDOW = 30
@@ -122,6 +126,7 @@ def score(model: Path, dtype: str, test: list[Path]) -> dict[str, Any]:
         "dtype": str(kind).removeprefix("torch."),
         "steps": loaded.info.get("step"),
         "seconds_of_training": loaded.info.get("seconds"),
+        "minutes_of_the_run": loaded.info.get("training", {}).get("minutes"),
     }
 
 
@@ -138,28 +143,52 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def known(path: Path, about: dict[str, Any], extension: str) -> dict[str, Any]:
+    """What an earlier result says of the compressors on the same files; nothing if they differ."""
+    if not path.is_file():
+        return {}
+    before = json.loads(path.read_text())
+    if {name: before[name] for name in about} != about:
+        return {}
+    found: dict[str, Any] = before["extensions"][extension]
+    return {name: found[name] for name in ("train", "test", "compressors")}
+
+
 def measure_set(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     found = prepared.read(folder)
+    name = found.manifest["modality"]
+    about = {
+        "set": {key: found.manifest[key] for key in ("modality", "kind", "source", "sha256")},
+        "versions": {key: version(key) for key in ("brotli", "pyppmd", "zpaq", "zstandard")},
+        "files": {"train": options.train_files, "test": options.test_files},
+    }
+    model = options.model or shipped.place_of(name)
     extensions: dict[str, Any] = {}
     for extension in sorted({path.suffix for path in found.files("test")}):
         train, test = (
             some((path for path in found.files(side) if path.suffix == extension), count)
             for side, count in (("train", options.train_files), ("test", options.test_files))
         )
-        extensions[extension] = measure(train, test)
-        if options.model is not None:
-            extensions[extension]["model"] = score(options.model, options.dtype, test)
-    return {
-        "set": {name: found.manifest[name] for name in ("modality", "kind", "source", "sha256")},
-        "versions": {name: version(name) for name in ("brotli", "pyppmd", "zpaq", "zstandard")},
-        "extensions": extensions,
-    }
+        before = known(report.RESULTS / f"{stem(name)}.json", about, extension)
+        extensions[extension] = before or measure(train, test)
+        if model.exists():
+            extensions[extension]["model"] = score(model, options.dtype, test)
+    return {**about, "extensions": extensions}
+
+
+def stem(modality: str) -> str:
+    """Of the result's name."""
+    return f"compressors_{modality}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("set", nargs="?", type=Path, help="a prepared set")
-    parser.add_argument("--model", type=Path, help="checkpoint or run to score on the same files")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="checkpoint or run to score on the same files; default: the shipped one",
+    )
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--train-files", type=int, help="how many to prime with; default: all")
     parser.add_argument("--test-files", type=int, help="how many to measure; default: all")
@@ -177,7 +206,7 @@ def main() -> None:
         parser.error("name a set that bgpt data made, or --tiny")
     figures = measure_set(options.set, options)
     print(table(figures))
-    print(report.write(f"compressors_{figures['set']['modality']}", figures))
+    print(report.write(stem(figures["set"]["modality"]), figures))
 
 
 if __name__ == "__main__":

@@ -254,6 +254,35 @@ def budget(result: dict[str, Any]) -> str:
     return f"{given['steps']:,} steps" if "steps" in given else f"{given['minutes']:g} minutes"
 
 
+def compressors(results: list[dict[str, Any]]) -> str:
+    """The table of held-out files beside general compressors."""
+    names = list(next(iter(results[0]["extensions"].values()))["compressors"])
+    lines = [
+        "Bits per byte of test files, by the checkpoint that ships and by general compressors that"
+        " were given the training files before, (C(train + test) - C(train)) / test. The model pays"
+        " for each file alone, its end included:",
+        "",
+        f"| files | best after | tested on | model | {' | '.join(names)} |",
+        f"|---|---|---|---|{'---|' * len(names)}",
+    ]
+    for result in results:
+        for extension, found in result["extensions"].items():
+            model = found["model"]
+            given = [found["compressors"][name]["primed"] for name in names]
+            figures = [f"{bits:.3f}" for bits in (model["bits_per_byte"], *given)]
+            best = min(range(len(figures)), key=lambda place: float(figures[place]))
+            figures[best] = f"**{figures[best]}**"
+            cells = (
+                f"{result['set']['modality']} {extension}",
+                f"{model['seconds_of_training'] / 60:.0f} of {model['minutes_of_the_run']:g} min",
+                f"{found['test']['files']:,} files, {found['test']['bytes'] / 1e6:.1f} MB",
+                *figures,
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", measured_on(results)]
+    return "\n".join(lines)
+
+
 def classification(results: list[dict[str, Any]]) -> str:
     """The table of files told apart."""
     lines = [
@@ -323,7 +352,11 @@ def block() -> str:
     ):
         if name in results:
             parts.append(table(results[name]))
-    for kind, tables in (("classification", classification), ("fine_tuning", fine_tuning)):
+    for kind, tables in (
+        ("compressors", compressors),
+        ("classification", classification),
+        ("fine_tuning", fine_tuning),
+    ):
         chosen = [results[name] for name in sorted(results) if name.startswith(f"{kind}_")]
         if chosen:
             parts.append(tables(chosen))

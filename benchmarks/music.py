@@ -201,18 +201,11 @@ def load(path: Path, device: torch.device) -> tuple[ByteModel, dict[str, Any]]:
         loaded = checkpoint.load(path, device=device)
     except UserError as error:
         raise SystemExit(str(error)) from None
-    trained = dict(loaded.info)
-    if isinstance(trained.get("data"), dict):
-        # Where things lie is this machine's business.
-        places = ("folder", "data")
-        trained["data"] = {k: v for k, v in trained["data"].items() if k not in places}
-    if isinstance(trained.get("task"), dict):
-        trained["task"] = {k: v for k, v in trained["task"].items() if k != "file"}
     return loaded.model, {
         "sha256": checkpoint.file_hash(loaded.path),
         "parameters": loaded.model.parameter_count,
         "max_patches": loaded.model.config.max_patches,
-        "trained": trained,
+        "trained": report.without_places(loaded.info),
     }
 
 

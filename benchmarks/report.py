@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ def environment() -> dict[str, Any]:
         "commit": _git("rev-parse", "--short", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def without_places(info: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's history without the folders that it names: where things lay helps nobody."""
+    places = {"data": ("folder", "data"), "task": ("file",)}
+    return {
+        section: {key: value for key, value in values.items() if key not in places[section]}
+        if section in places and isinstance(values, dict)
+        else values
+        for section, values in info.items()
     }
 
 

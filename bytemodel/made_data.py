@@ -1,9 +1,9 @@
-"""Conversions made without end, mixed with real ones; evaluation is on real ones alone.
+"""Files made without end, mixed with real ones; evaluation is on real ones alone.
 
-Where an exact program does a conversion, as many pairs can be made as a model can learn. They come
-in blocks, each a function of its number, so a batch is a function of the step and a resumed run
-sees what a straight one would have seen. Batches have the shapes of the real ones, so
-that nothing more is compiled.
+Where an exact program does a conversion, as many pairs can be made as a model can learn: as
+conversions, or each file for itself. They come in blocks, each a function of its number, so a
+batch is a function of the step and a resumed run sees what a straight one would have seen. Batches
+have the shapes of the real ones, so that nothing more is compiled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bytemodel.files_data import Conversion, FileBatch, FileSource, Shape, Window
-from bytemodel.patches import encode_conversion
+from bytemodel.patches import encode_conversion, encode_file
 from cpusim.errors import UserError
 
 BLOCK = 128
@@ -24,7 +24,7 @@ BLOCK = 128
 _ROWS = 8
 """Pairs that are made at a time for each row of the largest batch."""
 _FILLED = 0.75
-"""The share of a block's conversions that its batches are sure to have room for."""
+"""The share of what a block holds that its batches are sure to have room for."""
 
 MakePairs = Callable[[int, int], Sequence[tuple[bytes, bytes]]]
 """Pairs by number: of the first one and how many, the two files of each."""
@@ -33,24 +33,26 @@ MakePairs = Callable[[int, int], Sequence[tuple[bytes, bytes]]]
 class MixedSource:
     """A share of made batches among those of a `FileSource`, which it is in all else.
 
-    Raises `UserError` if hardly any made pair fits into the model's sequence.
+    Raises `UserError` if hardly anything made fits into the model's sequence.
     """
 
     def __init__(
         self,
         real: FileSource,
         make_pairs: MakePairs,
-        conversion: Conversion,
+        kinds: tuple[str, str],
+        conversion: Conversion | None,
         *,
         share: float,
         about: dict[str, Any],
     ) -> None:
-        """`make_pairs`: gives files of the kinds `conversion.source` and `conversion.target`.
-        `share`: how many of all batches are made ones, from 0 up to less than 1. `about`: plain
-        values that say what the pairs are made of."""
+        """`make_pairs`: gives files with the extensions `kinds`. `conversion`: between these, what
+        is learned; None: to write both. `share`: how many of all batches are made ones, from 0 up
+        to less than 1. `about`: plain values that say what the pairs are made of."""
         if not 0 <= share < 1:
-            raise UserError(f"a share of made pairs of {share:g} is not from 0 up to less than 1")
+            raise UserError(f"a share of made files of {share:g} is not from 0 up to less than 1")
         self.real, self.conversion, self.share, self.about = real, conversion, share, about
+        self._kinds = kinds
         self._make_pairs = make_pairs
         self._shapes = real.shapes
         self._pairs_a_block = max([BLOCK, *(_ROWS * shape.rows for shape in self._shapes)])
@@ -64,23 +66,29 @@ class MixedSource:
         if not whole:
             longest = max(shape.length for shape in self._shapes)
             raise UserError(
-                f"hardly any made pair fits into {longest} patches, the longest that is learned;"
+                f"hardly anything made fits into {longest} patches, the longest that is learned;"
                 " train on longer ones (--max-patches), or without made ones"
             )
         return max(1, int(whole * _FILLED))
 
     def _windows(self, block: int) -> Iterator[Window]:
-        size, both = self.real.config.patch_size, self.conversion.both
-        kinds = self.conversion.source, self.conversion.target
+        size = self.real.config.patch_size
         for pair in self._make_pairs(block * self._pairs_a_block, self._pairs_a_block):
-            for source, target in ((0, 1), (1, 0))[: 1 + both]:
-                patches = encode_conversion(
-                    pair[source], kinds[source], pair[target], kinds[target], size
-                )
-                yield Window(patches, 2 + -(-len(pair[source]) // size))
+            files = list(zip(pair, self._kinds, strict=True))
+            if self.conversion is None:
+                for data, kind in files:
+                    yield Window(encode_file(data, kind, size), 1)
+                continue
+            if self.conversion.source != self._kinds[0]:
+                files.reverse()
+            for (source, kind), (target, wanted) in (files, files[::-1])[
+                : 1 + self.conversion.both
+            ]:
+                patches = encode_conversion(source, kind, target, wanted, size)
+                yield Window(patches, 2 + -(-len(source) // size))
 
     def _sorted(self, block: int) -> dict[Shape, list[Window]]:
-        """A block's conversions by the smallest shape that each fits into."""
+        """What a block holds by the smallest shape that each fits into."""
         found: dict[Shape, list[Window]] = {shape: [] for shape in self._shapes}
         for window in self._windows(block):
             length = len(window.patches)

@@ -17,6 +17,7 @@ from cli.train_files import TrainOptions, learn, train_options
 from cpusim.errors import UserError
 from media import prepared, registry
 from media.conversions import makes_pairs, pairs_of
+from media.modality import MakesPairs, Missing
 
 if TYPE_CHECKING:
     from bytemodel.config import ModelConfig
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 # Torch is imported by what needs it, so that --help is quick.
 
-MADE = 0.75
+MADE_CONVERSIONS, MADE_FILES = 0.75, 0.5
 
 
 @click.command()
@@ -46,8 +47,9 @@ MADE = 0.75
     "--made",
     type=click.FloatRange(0, 1, max_open=True),
     metavar="SHARE",
-    help="How many of all updates learn from conversions made without end, where there is an exact"
-    f" program to make them. Default: {MADE:g} for such kinds of files, else 0.",
+    help="How many of all updates learn from files made without end, where there is an exact"
+    f" program to make them. Default: there {MADE_CONVERSIONS:g} with --convert and {MADE_FILES:g}"
+    " without, else 0.",
 )
 @train_options("MODALITY")
 @click.pass_context
@@ -66,10 +68,10 @@ def media(
     The model, the objective and how it is trained are those of `bgpt train files`; of your own
     files, what can be converted is, and what cannot is named and left out.
 
-    With --convert "abc&mid", music is taught to make MIDI of ABC tunes and ABC of MIDI. Beside the
-    real pairs it then learns made ones: variations of the tunes it learns from and new ones like
+    With --convert "abc&mid", music is taught to make MIDI of ABC tunes and ABC of MIDI. Beside real
+    tunes, music learns made ones: variations of those it learns from and new ones like
     them, each converted by abc2midi. None is like a tune that is held out, and it is on
-    real tunes that the model is evaluated. So with "tisrc&tibin" and terminfo, by tic.
+    real tunes that the model is evaluated. So with terminfo, by tic, and "tisrc&tibin".
 
     Ctrl-C saves the run and ends with exit code 130; --resume goes on as if nothing had
     happened. Options not given are then the run's own.
@@ -133,15 +135,29 @@ def media(
             real = FileSource(
                 entries, config, seed=seed, about=about, skipped=skipped, progress=progress
             )
-        makes = conversion is not None and makes_pairs(chosen, conversion.source, conversion.target)
-        share = before.get("made", {}).get("share", 0.0) if before else MADE if makes else 0.0
+        makes = makes_pairs(chosen, converts)
+        share = 0.0
+        if before:
+            share = before.get("made", {}).get("share", 0.0)
+        elif makes:
+            share = MADE_FILES if conversion is None else MADE_CONVERSIONS
         share = share if made is None else made
         if not share:
             return real
-        if conversion is None:
-            raise click.UsageError("--made is about conversions; say which with --convert")
-        make, digest = pairs_of(chosen, found, conversion.source, conversion.target, seed=seed)
-        return MixedSource(real, make, conversion, share=share, about={"sha256": digest})
+        if not makes or not isinstance(chosen, MakesPairs):
+            kinds = "files" if converts is None else " and ".join(f".{kind}" for kind in converts)
+            raise UserError(
+                f"modality {chosen.name}: there is no program that makes {kinds}; leave out --made"
+            )
+        try:
+            make, digest = pairs_of(chosen, found, seed=seed)
+        except Missing as error:
+            if conversion is not None or made is not None or before:
+                raise
+            note(f"only real files are learned: {error}")
+            return real
+        about = {"sha256": digest}
+        return MixedSource(real, make, chosen.pair, conversion, share=share, about=about)
 
     learn(options, "media", source)
     from bytemodel.distributed import leads

@@ -10,7 +10,7 @@ import pytest
 
 from bytemodel.files_data import Conversion, FileBatch, FileSource, MadeFile, Pair, Part
 from bytemodel.made_data import MixedSource
-from bytemodel.patches import PAD, encode_conversion
+from bytemodel.patches import PAD, encode_conversion, encode_file
 from cpusim.errors import UserError
 from tests.bytemodel.models import SMALLEST
 
@@ -26,23 +26,29 @@ def make(first: int, count: int) -> Sequence[tuple[bytes, bytes]]:
     ]
 
 
-def real(conversion: Conversion, seed: int = 0) -> FileSource:
+def real(conversion: Conversion | None, seed: int = 0) -> FileSource:
     def item(name: str, data: bytes, part: Part) -> MadeFile:
         return MadeFile(name, name.rpartition(".")[2], lambda: data, part)
 
-    pairs: list[Pair] = []
+    entries: list[Pair | MadeFile] = []
     for number, data in enumerate(REAL):
         part: Part = "test" if number % 10 == 0 else "train"
         low = item(f"{number}.low", data + b"%d" % number, part)
         up = item(f"{number}.up", data.upper() + b"%d" % number, part)
-        pairs += [Pair(low, up), Pair(up, low, decides=low)] if conversion.both else [Pair(low, up)]
-    return FileSource(pairs, SMALLEST, seed=seed, about={"kind": "files", "folder": "DATA"})
+        if conversion is None:
+            entries += [low, up]
+        if conversion is not None and (conversion.both or conversion.source == "low"):
+            entries.append(Pair(low, up))
+        if conversion is not None and (conversion.both or conversion.source == "up"):
+            entries.append(Pair(up, low, decides=low))
+    return FileSource(entries, SMALLEST, seed=seed, about={"kind": "files", "folder": "DATA"})
 
 
-def mixed(share: float = 0.5, convert: str = "low&up", *, seed: int = 0) -> MixedSource:
-    conversion = Conversion.parse(convert, SIZE)
+def mixed(share: float = 0.5, convert: str | None = "low&up", *, seed: int = 0) -> MixedSource:
+    conversion = None if convert is None else Conversion.parse(convert, SIZE)
     about = {"sha256": "0"}
-    return MixedSource(real(conversion, seed), make, conversion, share=share, about=about)
+    kinds = "low", "up"
+    return MixedSource(real(conversion, seed), make, kinds, conversion, share=share, about=about)
 
 
 def equal(one: FileBatch, other: FileBatch) -> bool:
@@ -119,6 +125,28 @@ def test_both_directions_are_made_and_asked_for_as_conversions() -> None:
     assert any(np.array_equal(row[: len(option)], option) for option in options)
 
 
+def test_a_conversion_against_the_order_of_the_pairs_is_made_as_asked() -> None:
+    batch = mixed(0.5, "up->low").batch(1)
+    (low, up) = make(int(targets(batch)[0]), 1)[0]
+    wanted = encode_conversion(up, "up", low, "low", SIZE)
+    assert np.array_equal(batch.patches_BPS[0].numpy()[: len(wanted)], wanted)
+
+
+def test_without_a_conversion_each_file_of_a_pair_is_learned_whole() -> None:
+    source = mixed(0.5, None)
+    found: set[str] = set()
+    for step in range(1, 60, 2):
+        batch = source.batch(step)
+        for row, data in enumerate(targets(batch)):
+            kind = "up" if data.startswith(b"MADE") else "low"
+            found.add(kind)
+            number = int(data.removeprefix(b"MADE")[:6])
+            assert data in make(number, 1)[0]
+            wanted = encode_file(data, kind, SIZE)
+            assert np.array_equal(batch.patches_BPS[row].numpy()[: len(wanted)], wanted)
+    assert found == {"low", "up"}
+
+
 def test_shapes_are_those_of_the_real_batches() -> None:
     source = mixed(0.5)
     shapes = {
@@ -146,10 +174,11 @@ def test_a_share_that_is_none_and_pairs_that_never_fit_are_refused() -> None:
         with pytest.raises(UserError, match="is not from 0 up to less than 1"):
             mixed(share)
     conversion = Conversion.parse("low->up", SIZE)
-    with pytest.raises(UserError, match="hardly any made pair fits into"):
+    with pytest.raises(UserError, match="hardly anything made fits into"):
         MixedSource(
             real(conversion),
             lambda _first, count: [(b"a" * 999, b"b")] * count,
+            ("low", "up"),
             conversion,
             share=0.5,
             about={},

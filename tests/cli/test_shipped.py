@@ -62,7 +62,7 @@ def test_files_of_a_modality_are_written_by_its_model(weights: Path, tmp_path: P
 
 
 def test_what_was_compressed_is_restored_by_the_model_that_its_header_names(
-    weights: Path, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     pytest.importorskip("constriction")
     for name in ("a.wav", "a.bin"):

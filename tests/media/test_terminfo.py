@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpusim.errors import UserError
-from media import conversions, prepared, tic
+from media import prepared, tic
 from media.capabilities import ALIKE, Entry, HeldOut, alike, names_of
 from media.entries import Entries
-from media.modality import Item, LeftOut, MakesPairs, Missing
+from media.modality import Item, LeftOut, Missing
 from media.split import assign
 from media.terminfo import TERMINFO
 
@@ -282,13 +281,3 @@ def test_nothing_made_is_like_what_is_held_out() -> None:
 def test_nothing_to_make_entries_of_is_refused() -> None:
     with pytest.raises(UserError, match="no entry to learn from has a capability"):
         Entries([b"nothing|at all,\n"], (), seed=0)
-
-
-def test_made_pairs_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    assert isinstance(TERMINFO, MakesPairs)
-    found = prepared.from_sample(TERMINFO, tmp_path / "set", prepared.Stages())
-    makers: list[Callable[[int, int], object]] = []
-    for way in (("tisrc", "tibin"), ("tibin", "tisrc")):
-        make, _ = conversions.pairs_of(TERMINFO, found, *way, seed=0)
-        makers.append(make)
-    assert makers[1](0, 3) == [(b, a) for a, b in makers[0](0, 3)]  # type: ignore[attr-defined]
