@@ -30,6 +30,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 import cpusim
@@ -261,14 +262,15 @@ def train(
     """Train into the folder `run`, from scratch or, with `resume`, from its last good checkpoint.
 
     `task`: what is learned; `BYTES` unless given. Raises `UserError` if the folder already holds
-    a run (without `resume`), holds one of another configuration, or if the loss stops being a
-    number.
+    a run (without `resume`), holds one of another configuration, is trained in by another process,
+    or if the loss stops being a number.
     """
     place = own_device(pick_device(device))
     kind = pick_dtype(dtype, place)
-    with joined(place) as ranks:
+    with joined(place) as ranks, contextlib.ExitStack() as held:
         return _train(
             ranks,
+            held,
             run,
             model_config,
             config,
@@ -285,6 +287,7 @@ def train(
 
 def _train(
     ranks: Ranks,
+    held: contextlib.ExitStack,
     run: Path,
     model_config: ModelConfig,
     config: TrainConfig,
@@ -308,7 +311,12 @@ def _train(
     }
     if task.about:
         resolved["task"] = task.about
-    ranks.of_leader(lambda: _claim_folder(run, resolved, resume=resume))
+
+    def claim() -> None:
+        _claim_folder(run, resolved, resume=resume)
+        held.enter_context(_alone(run))
+
+    ranks.of_leader(claim)
     _refuse_difference(
         "the first process", ranks.of_leader(lambda: resolved), resolved, "give all the same"
     )
@@ -530,6 +538,22 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 def _autocast(device: torch.device, dtype: Dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+@contextlib.contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Keep other processes from training in this folder meanwhile."""
+    lock = FileLock(run / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{run}: another process is training there; wait for it, or name another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _claim_folder(run: Path, resolved: dict[str, Any], *, resume: bool) -> None:

@@ -412,6 +412,19 @@ def test_a_folder_that_does_not_fit_is_refused(what: str, tmp_path: Path) -> Non
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_folder_in_which_somebody_trains_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    class Another(Records):
+        def logged(self, record: dict[str, Any], progress: float) -> None:
+            super().logged(record, progress)
+            with pytest.raises(UserError, match="another process is training there"):
+                run(folder, resume=True)
+
+    assert run(folder, listener=Another()).finished
+    assert run(folder, resume=True).finished
+
+
 def test_an_empty_folder_can_be_trained_into(tmp_path: Path) -> None:
     run(tmp_path, config=TrainConfig(steps=1))
     assert (tmp_path / "model.pt").is_file()
