@@ -17,7 +17,7 @@ from cli.train_files import TrainOptions, learn, train_options
 from cpusim.errors import UserError
 from media import prepared, registry
 from media.conversions import makes_pairs, pairs_of
-from media.modality import MakesPairs, Missing
+from media.modality import MakesPairs
 
 if TYPE_CHECKING:
     from bytemodel.config import ModelConfig
@@ -151,13 +151,14 @@ def media(
             )
         try:
             make, digest = pairs_of(chosen, found, seed=seed)
-        except Missing as error:
+            about = {"sha256": digest}
+            return MixedSource(real, make, chosen.pair, conversion, share=share, about=about)
+        except UserError as error:
             if conversion is not None or made is not None or before:
                 raise
-            note(f"only real files are learned: {error}")
+            if leads():
+                note(f"only real files are learned: {error}")
             return real
-        about = {"sha256": digest}
-        return MixedSource(real, make, chosen.pair, conversion, share=share, about=about)
 
     learn(options, "media", source)
     from bytemodel.distributed import leads
