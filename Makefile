@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 OUT := demo-out
 
-.PHONY: install demo test lint bench check-full clean
+.PHONY: install demo test lint bench check-full compressors clean
 
 install: $(INSTALLED)
 
@@ -28,6 +28,8 @@ demo: install
 	@$(BIN)/cpusim compare $(OUT)/divide.bin || test $$? -eq 1
 	@echo; echo '$$ cpusim compare --programs 200'
 	@$(BIN)/cpusim compare --programs 200 || test $$? -eq 1
+	@echo; echo '$$ bgpt generate --modality image -n 4 -o $(OUT)/pictures'
+	@$(BIN)/bgpt generate --modality image -n 4 -o $(OUT)/pictures --force
 
 test: install lint
 	$(BIN)/pytest
@@ -53,6 +55,12 @@ check-full: install
 	$(BIN)/python benchmarks/conformance.py
 	$(BIN)/python benchmarks/diagnosis.py
 	$(BIN)/python benchmarks/verification.py
+
+# The checkpoints of media beside compressors that know the same files. Takes hours.
+compressors: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	for modality in text image audio music; do \
+	  $(BIN)/python benchmarks/compressors.py $$modality || exit; done
 
 clean:
 	rm -rf $(VENV) $(OUT) build *.egg-info

@@ -1,7 +1,8 @@
 """How many bits a byte of held-out files costs general compressors, beside a byte model.
 
-python benchmarks/compressors.py SET                        a set that `bgpt data` made
-python benchmarks/compressors.py SET --model runs/audio     another checkpoint than the shipped one
+python benchmarks/compressors.py audio                      the default data of a modality
+python benchmarks/compressors.py sets/audio                 a set that `bgpt data` made
+python benchmarks/compressors.py audio --model runs/audio   another checkpoint than the shipped one
 python benchmarks/compressors.py --tiny                     see that it runs; writes nothing
 
 Each compressor is given the test files of the set as one stream, cold and primed: primed is what
@@ -183,7 +184,7 @@ def stem(modality: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("set", nargs="?", type=Path, help="a prepared set")
+    parser.add_argument("set", nargs="?", help="a modality, or the folder of a prepared set")
     parser.add_argument(
         "--model",
         type=Path,
@@ -203,8 +204,12 @@ def main() -> None:
                 print(f"{name}\n{table(measure_set(made, options))}")
         return
     if options.set is None:
-        parser.error("name a set that bgpt data made, or --tiny")
-    figures = measure_set(options.set, options)
+        parser.error("name a modality, a set that bgpt data made, or --tiny")
+    folder = Path(options.set)
+    if options.set in registry.names():
+        modality = registry.load(options.set)
+        folder = prepared.default_set(modality, prepared.Stages(), print).folder
+    figures = measure_set(folder, options)
     print(table(figures))
     print(report.write(stem(figures["set"]["modality"]), figures))
 
