@@ -184,13 +184,14 @@ def _card(folder: Path, stem: str, exhibit: Exhibit) -> Card:
     """The best way to show a file: as what it is, in another form, as text or as bytes."""
     file = f"{stem}.{exhibit.extension}"
     (folder / file).write_bytes(exhibit.data)
-    if exhibit.wrong is None:
-        for extension, data in {exhibit.extension: exhibit.data, **exhibit.forms}.items():
+    shown = exhibit.data if exhibit.wrong is None else exhibit.mended
+    if shown is not None:
+        for extension, data in {exhibit.extension: shown, **exhibit.forms}.items():
             make = _show_as(extension)
             if make is None:
                 continue
             source = file
-            if extension != exhibit.extension:
+            if data is not exhibit.data:
                 source = f"{file}.{extension}"
                 (folder / source).write_bytes(data)
             card = make(folder, exhibit, file, source)
@@ -446,5 +447,6 @@ def _row(card: Card) -> dict[str, Any]:
         "bytes": len(one.data),
         "bits_per_byte": one.bits_per_byte,
         "wrong": one.wrong,
+        "mended": one.mended is not None,
     }
     return row if one.seed is None else {**row, "seed": one.seed, "ended": one.ended}

@@ -15,7 +15,7 @@ from cli.options import FILE, force_option, json_option
 from cpusim.errors import UserError
 from cpusim.files import atomic_write
 from media import packages, prepared, registry
-from media.modality import SIDES, Missing, Modality, Progress
+from media.modality import SIDES, Missing, Modality, Progress, mended
 
 
 class Bars(prepared.Stages):
@@ -159,28 +159,36 @@ class Show:
         if self.extension not in self.modality.extensions:
             known = " and ".join(self.modality.extensions)
             raise UserError(f"--ext {self.extension}: {name} has files {known}; name one of them")
-        self._valid = self._judged = 0
+        self._valid = self._judged = self._mended = 0
         self._missing = ""
 
     def file(self, path: Path, data: bytes, *, force: bool) -> str:
-        """Judge a file, write its other forms if it is valid, and say both."""
+        """Judge a file, write its other forms if it is valid or can be mended, and say both."""
         try:
             reason = self.modality.judge(data, self.extension)
         except Missing as error:
             self._missing = str(error)
             return ""
         self._judged += 1
-        if reason is not None:
-            return f"; not valid: {reason}"
-        self._valid += 1
-        forms = self.modality.show(data, self.extension)
+        verdict, forms = "valid", {}
+        if reason is None:
+            self._valid += 1
+        else:
+            verdict = f"not valid: {reason}"
+            better = mended(self.modality, data, self.extension)
+            if better is None:
+                return f"; {verdict}"
+            self._mended += 1
+            forms[f"mended.{self.extension}"] = data = better
+        forms |= self.modality.show(data, self.extension)
         for extension, content in forms.items():
             with atomic_write(path.with_suffix(f".{extension}"), force=force) as out:
                 out.write(content)
-        return "; valid" + "".join(f", also .{extension}" for extension in forms)
+        return f"; {verdict}" + "".join(f", also .{extension}" for extension in forms)
 
     def total(self) -> str:
         """How many were valid."""
         if self._missing:
             return f"whether they are valid cannot be told: {self._missing}"
-        return f"{self._valid:,} of {self._judged:,} valid {self.modality.name} files"
+        more = f", and {self._mended:,} once mended" if self._mended else ""
+        return f"{self._valid:,} of {self._judged:,} valid {self.modality.name} files{more}"

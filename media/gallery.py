@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from bytemodel import checkpoint
-from bytemodel.cpu import SHIPPED, ByteModelStepper
+from bytemodel import checkpoint, cpu
+from bytemodel.cpu import ByteModelStepper
 from bytemodel.decoding import prepare
 from bytemodel.generate import Sampling, generate
 from bytemodel.model import ByteModel
@@ -26,7 +26,7 @@ from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from cpusim.isa import MEMORY_SIZE, STATE_SIZE
 from media import prepared, registry, shipped
-from media.modality import Missing, Modality
+from media.modality import Missing, Modality, mended
 
 CPU = "cpu"
 """The name of the room that is no modality."""
@@ -59,8 +59,9 @@ class Exhibit:
 
     `name`: a real file's, or the number of a written one. `bits_per_byte`: by the room's writer;
     None without one, and for no bytes. `forms`: other forms to open, by extension. `wrong`: why an
-    ordinary program would not open it; None if it would, or if that cannot be told. Of a written
-    file: `seed`; `ended`: whether the writer ended it, or the limit did.
+    ordinary program would not open it; None if it would, or if that cannot be told. `mended`: what
+    it would open instead, if there is that; `forms` are then of it. Of a written file: `seed`;
+    `ended`: whether the writer ended it, or the limit did.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Exhibit:
     bits_per_byte: float | None
     forms: Mapping[str, bytes]
     wrong: str | None = None
+    mended: bytes | None = None
     seed: int | None = None
     ended: bool = True
 
@@ -138,7 +140,7 @@ class Settings:
 
 def writer_of(name: str) -> Path:
     """Where a checkpoint for a room lies if it comes with the package."""
-    return SHIPPED if name == CPU else shipped.place_of(name)
+    return cpu.SHIPPED if name == CPU else shipped.place_of(name)
 
 
 def room_of(path: Path, info: Mapping[str, Any]) -> str:
@@ -306,7 +308,7 @@ def _chosen(
 
 
 class _Judge:
-    """Judges files of one extension, and shows the valid ones in other forms.
+    """Judges files of one extension, and shows the valid and the mended ones in other forms.
 
     `missing`: why neither can be done here, once that is known; it is not tried again.
     """
@@ -315,23 +317,25 @@ class _Judge:
         self._modality, self._extension = modality, extension
         self.missing: str | None = None
 
-    def __call__(self, data: bytes) -> tuple[str | None, Mapping[str, bytes]]:
-        """Why a file is not valid, and its other forms if it is."""
+    def __call__(self, data: bytes) -> tuple[Mapping[str, bytes], str | None, bytes | None]:
+        """A file's other forms, why it is not valid, and what it is when mended."""
         if self.missing is None:
             try:
                 wrong = self._modality.judge(data, self._extension)
             except Missing as error:
                 self.missing = str(error)
         if self.missing is not None:
-            return None, {}
-        return wrong, {} if wrong else self._modality.show(data, self._extension)
+            return {}, None, None
+        better = None if wrong is None else mended(self._modality, data, self._extension)
+        shown = data if wrong is None else better
+        forms = {} if shown is None else self._modality.show(shown, self._extension)
+        return forms, wrong, better
 
 
 def _real(writer: Writer | None, judge: _Judge, path: Path) -> Exhibit:
     data, extension = read_bytes(path), path.suffix.removeprefix(".")
-    wrong, forms = judge(data)
     bits_per_byte = _bits_per_byte(writer, data, extension)
-    return Exhibit(path.name, extension, data, bits_per_byte, forms, wrong)
+    return Exhibit(path.name, extension, data, bits_per_byte, *judge(data))
 
 
 def _written(
@@ -346,10 +350,10 @@ def _written(
         seed=seed,
         dtype=writer.dtype,
     )
-    wrong, forms = judge(made.data)
     bits_per_byte = _bits_per_byte(writer, made.data, extension)
     name = f"written-{number + 1:03d}.{extension}"
-    return Exhibit(name, extension, made.data, bits_per_byte, forms, wrong, seed, made.ended)
+    verdict = judge(made.data)
+    return Exhibit(name, extension, made.data, bits_per_byte, *verdict, seed, made.ended)
 
 
 def _bits_per_byte(writer: Writer | None, data: bytes, extension: str) -> float | None:

@@ -137,6 +137,22 @@ class Modality(Protocol):
 
 
 @runtime_checkable
+class Mends(Protocol):
+    """What a modality may have besides, where its files say how long something is before it comes:
+    who writes byte by byte can only guess that."""
+
+    def mend(self, data: bytes, extension: str) -> bytes | None:
+        """A generated file that `judge` found not valid, with such counts put right; None if that
+        alone does not make it valid."""
+        ...
+
+
+def mended(modality: Modality, data: bytes, extension: str) -> bytes | None:
+    """What `Mends.mend` gives, of any modality."""
+    return modality.mend(data, extension) if isinstance(modality, Mends) else None
+
+
+@runtime_checkable
 class MakesPairs(Protocol):
     """What a modality may have besides, where an exact program converts its files.
 

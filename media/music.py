@@ -22,6 +22,7 @@ from media.text import decode
 _FIELD = re.compile(r"^[A-Za-z+]:")
 _OPENING = 16
 """Steps from note to note that make an opening."""
+_TRACK, _TRACK_END = b"MTrk", b"\xff\x2f\x00"
 _MOST_MIDI = 1 << 20
 
 
@@ -137,7 +138,7 @@ class Music:
                 raise
             except UserError:
                 return "no whole MIDI file"
-            return None
+            return None if _is_as_long_as_it_says(data) else "not as long as its tracks say"
         if not split_tunes(data.decode(errors="replace")):
             return "no ABC tune"
         try:
@@ -145,6 +146,17 @@ class Music:
         except abcmidi.Refused as error:
             return str(error)
         return None
+
+    def mend(self, data: bytes, extension: str) -> bytes | None:
+        """A MIDI file whose tracks are as long as they say: up to the event that ends them."""
+        if extension != "mid":
+            return None
+        head, *tracks = data.split(_TRACK)
+        made = head
+        for track in tracks:
+            events, end, _ = track[4:].rpartition(_TRACK_END)
+            made += _TRACK + len(events + end).to_bytes(4, "big") + events + end
+        return made if self.judge(made, extension) is None else None
 
 
 MUSIC = Music()
@@ -228,6 +240,18 @@ def plain_midi(data: bytes, name: str) -> bytes:
     if not tracks:
         raise UserError(f"{name}: is no whole MIDI file; restore it or leave it out")
     return b"MThd\0\0\0\x06" + head + b"".join(tracks)
+
+
+def _is_as_long_as_it_says(midi: bytes) -> bool:
+    """Whether the chunks of a MIDI file fill it, each track up to the event that ends it."""
+    place = 0
+    while place < len(midi):
+        stop = place + 8 + int.from_bytes(midi[place + 4 : place + 8], "big")
+        chunk = midi[place:stop]
+        if stop > len(midi) or chunk.startswith(_TRACK) != chunk.endswith(_TRACK_END):
+            return False
+        place = stop
+    return _TRACK in midi
 
 
 def _track(messages: Sequence[object]) -> bytes:

@@ -19,7 +19,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from bytemodel import checkpoint
+from bytemodel import checkpoint, cpu
 from cli import gallery_page
 from cpusim.errors import UserError
 from media import gallery
@@ -35,9 +35,11 @@ TUNE = f"X:1\nT:{HOSTILE}\nZ:somebody\nM:2/4\nL:1/8\nK:G\nGABc|d2B2|cBAG|G4:|\n"
 
 @pytest.fixture(autouse=True, scope="module")
 def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Sets are made of the samples, and nothing is left in the cache of whoever runs the tests."""
+    """Sets are made of the samples, nothing is left in the cache of whoever runs the tests, and no
+    media are written by what ships, which takes long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(cpu, "SHIPPED", tmp_path_factory.mktemp("weights") / "cpu-small.pt")
         yield
 
 
@@ -355,6 +357,15 @@ def test_bytes_with_a_form_that_is_text_are_shown_as_that(tmp_path: Path) -> Non
 
     assert (card(None).kind, card(None).text) == ("text", "vt|a terminal,\n")
     assert card("broken").kind == "bytes"
+
+
+def test_a_mended_file_is_shown_as_what_it_was_mended_to(tmp_path: Path) -> None:
+    exhibit = Exhibit("a.mid", "mid", b"MThd", None, {}, "too short", midi(), seed=3)
+    card = gallery_page._card(tmp_path, "a", exhibit)
+    assert (card.kind, card.file) == ("roll", "a.mid")
+    assert (tmp_path / "a.mid").read_bytes() == b"MThd"
+    assert (tmp_path / "a.mid.mid").read_bytes() == midi()
+    assert gallery_page._row(card)["mended"] is True
 
 
 def test_what_a_file_holds_is_text_and_no_more(hung: Path) -> None:

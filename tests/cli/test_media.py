@@ -188,7 +188,9 @@ def test_an_exact_conversion_is_learned_from_made_pairs_and_used(
 
 
 @needs_tic
-def test_files_are_learned_beside_made_ones_where_a_program_makes_them(tmp_path: Path) -> None:
+def test_files_are_learned_beside_made_ones_where_a_program_makes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["train", "media", "--modality", "terminfo", *QUICK]
     for share, options in ((0.5, []), (0.25, ["--made", 0.25])):
         out = tmp_path / str(share)
@@ -203,7 +205,11 @@ def test_files_are_learned_beside_made_ones_where_a_program_makes_them(tmp_path:
     assert "hardly anything made fits into 5" in bgpt(*words, *asked, code=2).stderr
     image = ["train", "media", "--modality", "image", "--made", 0.5, *QUICK]
     assert "there is no program that makes files" in bgpt(*image, code=2).stderr
-    # Without abc2midi, music does without.
+
+    def missing(name: str) -> Path:
+        raise Missing(f"{name} is missing")
+
+    monkeypatch.setattr("media.abcmidi.program", missing)
     words[3] = "music"
     result = bgpt(*words, "--max-patches", 200, "--out", tmp_path / "music")
     assert "only real files are learned: abc2midi is missing" in result.stderr
@@ -320,6 +326,27 @@ def test_valid_files_are_written_in_forms_that_people_open(
             again
             == f"{tmp_path / f'generated-001{also}'}: already exists; use --force to replace it"
         )
+
+
+def test_a_file_that_is_wrong_in_a_count_alone_is_mended_beside_it(
+    files: dict[str, bytes], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bytemodel.generate import Generated
+
+    right = files["mid"]
+    wrong = right[:18] + bytes(4) + right[22:]
+    monkeypatch.setattr(
+        "bytemodel.generate.generate", lambda *_, **__: iter([Generated(wrong, True)])
+    )
+    monkeypatch.setattr("media.abcmidi.to_abc", lambda _: b"X:1\nK:C\n")
+    words = ["generate", "--model", model, "--modality", "music", "--ext", "mid", "-o", tmp_path]
+    lines = bgpt(*words).stdout.splitlines()
+    assert lines[0].endswith("not as long as its tracks say, also .mended.mid, also .abc")
+    assert lines[1] == "0 of 1 valid music files, and 1 once mended"
+    assert (tmp_path / "generated-001.mid").read_bytes() == wrong
+    assert (tmp_path / "generated-001.mended.mid").read_bytes() == right
+    (tmp_path / "generated-001.mid").unlink()
+    assert "generated-001.abc: already exists" in refused(*words)
 
 
 def test_what_cannot_be_judged_is_said(

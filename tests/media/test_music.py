@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cpusim.errors import UserError
 from media import abcmidi
-from media.modality import Item, LeftOut
+from media.modality import Item, LeftOut, Mends
 from media.music import MUSIC, clean, plain_midi, split_tunes
 from media.split import groups
 
@@ -144,11 +144,33 @@ def test_system_messages_and_missing_ends_survive() -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_are_midi_or_refused(tail: bytes) -> None:
     for data in (tail, b"MThd\0\0\0\6\0\0\0\1\0\x60MTrk\0\0\0\x10" + tail):
-        if MUSIC.judge(data, "mid") is None:
+        wrong = MUSIC.judge(data, "mid")
+        if wrong != "no whole MIDI file":
             assert plain_midi(plain_midi(data, "it"), "it") == plain_midi(data, "it")
+            assert MUSIC.judge(plain_midi(data, "it"), "mid") is None
         else:
             with pytest.raises(UserError, match="it: is no whole MIDI file"):
                 plain_midi(data, "it")
+
+
+@pytest.mark.parametrize("length", [0, 17, 1 << 20])
+def test_a_midi_file_that_is_not_as_long_as_it_says_is_mended(length: int) -> None:
+    assert isinstance(MUSIC, Mends)
+    for path in sorted(MUSIC.sample.glob("*.mid"))[:5]:
+        right = path.read_bytes()
+        place = right.index(b"MTrk") + 4
+        wrong = right[:place] + length.to_bytes(4, "big") + right[place + 4 :]
+        assert MUSIC.judge(wrong, "mid") in ("not as long as its tracks say", "no whole MIDI file")
+        assert MUSIC.mend(wrong, "mid") == right
+        assert MUSIC.mend(wrong[:-3], "mid") is None  # nothing ends its track
+        assert MUSIC.mend(wrong, "abc") is None
+
+
+@given(st.binary(max_size=60))
+def test_what_is_mended_is_valid(tail: bytes) -> None:
+    for data in (tail, b"MThd\0\0\0\6\0\0\0\1\0\x60MTrk\0\0\0\x10" + tail + b"\xff\x2f\0"):
+        better = MUSIC.mend(data, "mid")
+        assert better is None or MUSIC.judge(better, "mid") is None
 
 
 def test_generated_tunes_are_judged_and_shown_in_the_other_form() -> None:
