@@ -72,11 +72,11 @@ def test_what_cannot_be_is_refused_with_a_sentence(what: str) -> None:
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"unknown preset 'smal'; did you mean 'small'\?"):
         preset("smal")
-    with pytest.raises(ConfigError, match="unknown preset 'xyzzy'; known: tiny, small, published"):
+    with pytest.raises(ConfigError, match="unknown preset 'xyzzy'; known: tiny, small, compact, pub"):
         preset("xyzzy")
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
+@pytest.mark.parametrize("name", ["tiny", "small", "compact"])
 def test_our_presets_look_up_bytes_and_compare_half_of_a_head_by_content(name: str) -> None:
     assert preset(name).family == "local"
     assert preset(name).retrieval
