@@ -106,7 +106,10 @@ def gallery(
         path = halls.writer_of(name)
         if name not in writers and path.is_file():
             writers[name] = halls.load_writer(path, path.name, settings)
-    modalities = {name: registry.load(name) for name in names}
+    # What models wrote comes before what is real alone.
+    modalities = {
+        name: registry.load(name) for name in sorted(names, key=lambda name: name not in writers)
+    }
     cpu_writer = writers.get(halls.CPU)
     total = sum(
         halls.samples(modality, writers.get(name), settings)
