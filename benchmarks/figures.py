@@ -262,8 +262,8 @@ def compressors(results: list[dict[str, Any]]) -> str:
         " were given the training files before, (C(train + test) - C(train)) / test. The model pays"
         " for each file alone, its end included:",
         "",
-        f"| files | best after | tested on | model | {' | '.join(names)} |",
-        f"|---|---|---|---|{'---|' * len(names)}",
+        f"| files | best after | primed with | tested on | model | {' | '.join(names)} |",
+        f"|---|---|---|---|---|{'---|' * len(names)}",
     ]
     for result in results:
         for extension, found in result["extensions"].items():
@@ -275,7 +275,10 @@ def compressors(results: list[dict[str, Any]]) -> str:
             cells = (
                 f"{result['set']['modality']} {extension}",
                 f"{model['seconds_of_training'] / 60:.0f} of {model['minutes_of_the_run']:g} min",
-                f"{found['test']['files']:,} files, {found['test']['bytes'] / 1e6:.1f} MB",
+                *(
+                    f"{found[side]['files']:,} files, {found[side]['bytes'] / 1e6:.1f} MB"
+                    for side in ("train", "test")
+                ),
                 *figures,
             )
             lines.append(f"| {' | '.join(cells)} |")
