@@ -22,6 +22,14 @@ from media.text import decode
 _FIELD = re.compile(r"^[A-Za-z+]:")
 _OPENING = 16
 """Steps from note to note that make an opening."""
+_EVENT = re.compile(
+    rb"[\x80-\xff]{0,3}[\x00-\x7f]"  # ticks since the one before
+    rb"(?:[\x80-\xbf\xe0-\xef][\x00-\x7f]{2}|[\xc0-\xdf][\x00-\x7f]|(?P<text>\xff[\x01-\x07])"
+    rb"|\xff(?:\x2f\x00|[\x20\x21]\x01.|\x51\x03...|\x54\x05.{5}|\x58\x04.{4}|\x59\x02..))",
+    re.DOTALL,
+)
+_LETTERS = re.compile(rb".([\x20-\x7e]{0,127})", re.DOTALL)
+"""A length, which may be wrong, and a text."""
 _TRACK, _TRACK_END = b"MTrk", b"\xff\x2f\x00"
 _MOST_MIDI = 1 << 20
 
@@ -148,14 +156,15 @@ class Music:
         return None
 
     def mend(self, data: bytes, extension: str) -> bytes | None:
-        """A MIDI file whose tracks are as long as they say: up to the event that ends them."""
+        """A MIDI file whose tracks and texts are as long as they say: tracks up to the event that
+        ends them, texts as far as there are letters."""
         if extension != "mid":
             return None
         head, *tracks = data.split(_TRACK)
         made = head
         for track in tracks:
-            events, end, _ = track[4:].rpartition(_TRACK_END)
-            made += _TRACK + len(events + end).to_bytes(4, "big") + events + end
+            events = _with_lengths_of_texts(track[4:])
+            made += _TRACK + len(events).to_bytes(4, "big") + events
         return made if self.judge(made, extension) is None else None
 
 
@@ -240,6 +249,23 @@ def plain_midi(data: bytes, name: str) -> bytes:
     if not tracks:
         raise UserError(f"{name}: is no whole MIDI file; restore it or leave it out")
     return b"MThd\0\0\0\x06" + head + b"".join(tracks)
+
+
+def _with_lengths_of_texts(events: bytes) -> bytes:
+    """The events of a track up to the one that ends it, or to the first that is none."""
+    made, place = b"", 0
+    while match := _EVENT.match(events, place):
+        place = match.end()
+        made += match[0]
+        if match[0].endswith(_TRACK_END):
+            break
+        if match["text"] is not None:
+            text = _LETTERS.match(events, place)
+            if text is None:
+                break
+            made += bytes([len(text[1])]) + text[1]
+            place = text.end()
+    return made
 
 
 def _is_as_long_as_it_says(midi: bytes) -> bool:

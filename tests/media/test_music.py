@@ -163,6 +163,10 @@ def test_a_midi_file_that_is_not_as_long_as_it_says_is_mended(length: int) -> No
         assert MUSIC.judge(wrong, "mid") in ("not as long as its tracks say", "no whole MIDI file")
         assert MUSIC.mend(wrong, "mid") == right
         assert MUSIC.mend(wrong[:-3], "mid") is None  # nothing ends its track
+        title = wrong.index(b"\xff\x01", place) + 2
+        for guess in (0, 3, 40, 127):
+            worse = wrong[:title] + bytes([guess]) + wrong[title + 1 :]
+            assert MUSIC.mend(worse, "mid") == right
         assert MUSIC.mend(wrong, "abc") is None
 
 
