@@ -15,7 +15,7 @@ from cli.options import FILE, force_option, json_option
 from cpusim.errors import UserError
 from cpusim.files import atomic_write
 from media import packages, prepared, registry
-from media.modality import SIDES, Missing, Modality, Progress, mended
+from media.modality import SIDES, Missing, Modality, Progress, verdict
 
 
 class Bars(prepared.Stages):
@@ -165,26 +165,21 @@ class Show:
     def file(self, path: Path, data: bytes, *, force: bool) -> str:
         """Judge a file, write its other forms if it is valid or can be mended, and say both."""
         try:
-            reason = self.modality.judge(data, self.extension)
+            reason, better, shown = verdict(self.modality, data, self.extension)
         except Missing as error:
             self._missing = str(error)
             return ""
         self._judged += 1
-        verdict, forms = "valid", {}
-        if reason is None:
-            self._valid += 1
-        else:
-            verdict = f"not valid: {reason}"
-            better = mended(self.modality, data, self.extension)
-            if better is None:
-                return f"; {verdict}"
+        self._valid += reason is None
+        forms = dict(shown)
+        if better is not None:
             self._mended += 1
-            forms[f"mended.{self.extension}"] = data = better
-        forms |= self.modality.show(data, self.extension)
+            forms = {f"mended.{self.extension}": better, **forms}
         for extension, content in forms.items():
             with atomic_write(path.with_suffix(f".{extension}"), force=force) as out:
                 out.write(content)
-        return f"; {verdict}" + "".join(f", also .{extension}" for extension in forms)
+        said = "valid" if reason is None else f"not valid: {reason}"
+        return f"; {said}" + "".join(f", also .{extension}" for extension in forms)
 
     def total(self) -> str:
         """How many were valid."""

@@ -26,7 +26,7 @@ from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from cpusim.isa import MEMORY_SIZE, STATE_SIZE
 from media import prepared, registry, shipped
-from media.modality import Missing, Modality, mended
+from media.modality import Missing, Modality, Verdict, verdict
 
 CPU = "cpu"
 """The name of the room that is no modality."""
@@ -317,25 +317,20 @@ class _Judge:
         self._modality, self._extension = modality, extension
         self.missing: str | None = None
 
-    def __call__(self, data: bytes) -> tuple[Mapping[str, bytes], str | None, bytes | None]:
-        """A file's other forms, why it is not valid, and what it is when mended."""
+    def __call__(self, data: bytes) -> Verdict:
         if self.missing is None:
             try:
-                wrong = self._modality.judge(data, self._extension)
+                return verdict(self._modality, data, self._extension)
             except Missing as error:
                 self.missing = str(error)
-        if self.missing is not None:
-            return {}, None, None
-        better = None if wrong is None else mended(self._modality, data, self._extension)
-        shown = data if wrong is None else better
-        forms = {} if shown is None else self._modality.show(shown, self._extension)
-        return forms, wrong, better
+        return Verdict(None, None, {})
 
 
 def _real(writer: Writer | None, judge: _Judge, path: Path) -> Exhibit:
     data, extension = read_bytes(path), path.suffix.removeprefix(".")
     bits_per_byte = _bits_per_byte(writer, data, extension)
-    return Exhibit(path.name, extension, data, bits_per_byte, *judge(data))
+    wrong, better, forms = judge(data)
+    return Exhibit(path.name, extension, data, bits_per_byte, forms, wrong, better)
 
 
 def _written(
@@ -352,8 +347,10 @@ def _written(
     )
     bits_per_byte = _bits_per_byte(writer, made.data, extension)
     name = f"written-{number + 1:03d}.{extension}"
-    verdict = judge(made.data)
-    return Exhibit(name, extension, made.data, bits_per_byte, *verdict, seed, made.ended)
+    wrong, better, forms = judge(made.data)
+    return Exhibit(
+        name, extension, made.data, bits_per_byte, forms, wrong, better, seed, made.ended
+    )
 
 
 def _bits_per_byte(writer: Writer | None, data: bytes, extension: str) -> float | None:

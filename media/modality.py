@@ -147,9 +147,22 @@ class Mends(Protocol):
         ...
 
 
-def mended(modality: Modality, data: bytes, extension: str) -> bytes | None:
-    """What `Mends.mend` gives, of any modality."""
-    return modality.mend(data, extension) if isinstance(modality, Mends) else None
+class Verdict(NamedTuple):
+    """Of a generated file: why it is not valid, or None; what it is when mended, if it can be; and
+    the other forms of the valid or mended one."""
+
+    wrong: str | None
+    mended: bytes | None
+    forms: Mapping[str, bytes]
+
+
+def verdict(modality: Modality, data: bytes, extension: str) -> Verdict:
+    """Judge a generated file, mend it if need be, and show it. Raises as `Modality.judge` does."""
+    wrong = modality.judge(data, extension)
+    if wrong is None:
+        return Verdict(None, None, modality.show(data, extension))
+    better = modality.mend(data, extension) if isinstance(modality, Mends) else None
+    return Verdict(wrong, better, {} if better is None else modality.show(better, extension))
 
 
 @runtime_checkable
