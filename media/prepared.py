@@ -129,20 +129,18 @@ def from_sample(
     modality: Modality, out: Path, progress: Stages, *, force: bool = False, shared: bool = False
 ) -> Prepared:
     """Build a set of the sample that ships with the package."""
-    with (
-        _staging(out, force=force, shared=shared) as staging,
-        progress("converting", "files") as tell,
-    ):
-        _write(
-            modality,
-            staging,
-            modality.items(modality.sample, tell),
-            kind="sample",
-            source=modality.sample_source,
-            licence=modality.sample_licence,
-            sources=[{"kind": "sample", "sha256": packages.content_hash(modality.sample)}],
-        )
-    return read(out)
+    return _converted(
+        modality,
+        out,
+        lambda tell: modality.items(modality.sample, tell),
+        progress("converting", "files"),
+        force=force,
+        shared=shared,
+        kind="sample",
+        source=modality.sample_source,
+        licence=modality.sample_licence,
+        sources=[{"kind": "sample", "sha256": packages.content_hash(modality.sample)}],
+    )
 
 
 def from_files(
@@ -162,24 +160,22 @@ def from_files(
     """
     if hub.is_named(folder):
         opened = hub.open_set(str(folder))
-        with (
-            _staging(out, force=force, shared=shared) as staging,
-            progress("converting", "rows") as tell,
-        ):
-            _write(
-                modality,
-                staging,
-                hub.items(opened, modality, tell, note),
-                kind="hub",
-                source=opened.source,
-                licence=opened.licence,
-                sources=[{"kind": "hub", "name": str(folder), "revision": opened.revision}],
-            )
-        return read(out)
+        return _converted(
+            modality,
+            out,
+            lambda tell: hub.items(opened, modality, tell, note),
+            progress("converting", "rows"),
+            force=force,
+            shared=shared,
+            kind="hub",
+            source=opened.source,
+            licence=opened.licence,
+            sources=[{"kind": "hub", "name": str(folder), "revision": opened.revision}],
+        )
     paths = user_files(folder)
     digest = hashlib.sha256()
 
-    def converted() -> Iterator[Item | LeftOut]:
+    def converted(tell: Progress) -> Iterator[Item | LeftOut]:
         taken: set[str] = set()
         for done, path in enumerate(paths):
             tell(done, len(paths))
@@ -197,20 +193,18 @@ def from_files(
                 yield item._replace(name=_unlike(taken, f"{above}_{item.name}".lstrip("_")))
         tell(len(paths), len(paths))
 
-    with (
-        _staging(out, force=force, shared=shared) as staging,
-        progress("converting", "files") as tell,
-    ):
-        _write(
-            modality,
-            staging,
-            converted(),
-            kind="files",
-            source=f"the files in {folder}",
-            licence="as you know it",
-            sources=lambda: [{"kind": "files", "files": len(paths), "sha256": digest.hexdigest()}],
-        )
-    return read(out)
+    return _converted(
+        modality,
+        out,
+        converted,
+        progress("converting", "files"),
+        force=force,
+        shared=shared,
+        kind="files",
+        source=f"the files in {folder}",
+        licence="as you know it",
+        sources=lambda: [{"kind": "files", "files": len(paths), "sha256": digest.hexdigest()}],
+    )
 
 
 def user_files(folder: Path) -> list[Path]:
@@ -285,6 +279,22 @@ class Stages:
     def __call__(self, doing: str, unit: str) -> Iterator[Progress]:
         del doing, unit
         yield lambda _done, _total: None
+
+
+def _converted(
+    modality: Modality,
+    out: Path,
+    items: Callable[[Progress], Iterable[Item | LeftOut]],
+    stage: AbstractContextManager[Progress],
+    *,
+    force: bool,
+    shared: bool,
+    **about: Any,
+) -> Prepared:
+    """A whole set of these items; `about`: what `_write` is told of them."""
+    with _staging(out, force=force, shared=shared) as staging, stage as tell:
+        _write(modality, staging, items(tell), **about)
+    return read(out)
 
 
 def _write(
