@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.options import FILE, force_option, load_model, model_option
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, read_bytes, refuse_unwritable
+
+if TYPE_CHECKING:
+    from bytemodel.model import ByteModel
 
 _SUFFIX = ".bgpt"
 
@@ -75,10 +79,12 @@ def decompress(model: Path | None, file: Path, output: Path | None, force: bool)
     from bytemodel import compression
     from cli import render
 
-    loaded, _ = load_model(model or _writer_of(packed), "cpu", "float32")
+    decoder = _writer_of(packed) if model is None else None
+    if decoder is None:
+        decoder = load_model(model, "cpu", "float32")[0].model
     try:
         with render.progress("decompressing", "bytes") as progress:
-            data = compression.decompress(loaded.model, packed, progress=progress)
+            data = compression.decompress(decoder, packed, progress=progress)
     except compression.CompressionError as error:
         raise UserError(f"{file}: {error}") from None
     with atomic_write(output, force=force) as out:
@@ -86,12 +92,13 @@ def decompress(model: Path | None, file: Path, output: Path | None, force: bool)
     click.echo(f"{output}: {len(data):,} bytes, checked")
 
 
-def _writer_of(packed: bytes) -> Path | None:
-    """The shipped checkpoint that a compressed file's header names."""
+def _writer_of(packed: bytes) -> ByteModel | None:
+    """The model that a compressed file's header names, if it ships."""
     from bytemodel import checkpoint, compression
     from media import shipped
 
     for path in shipped.every():
-        if compression.is_written_by(checkpoint.load(path).model, packed):
-            return path
+        model = checkpoint.load(path).model
+        if compression.is_written_by(model, packed):
+            return model
     return None
