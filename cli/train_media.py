@@ -17,7 +17,6 @@ from cli.train_files import TrainOptions, learn, train_options
 from cpusim.errors import UserError
 from media import prepared, registry
 from media.conversions import makes_pairs, pairs_of
-from media.modality import MakesPairs
 
 if TYPE_CHECKING:
     from bytemodel.config import ModelConfig
@@ -135,19 +134,18 @@ def media(
             real = FileSource(
                 entries, config, seed=seed, about=about, skipped=skipped, progress=progress
             )
-        makes = makes_pairs(chosen, converts)
         share = 0.0
         if before:
             share = before.get("made", {}).get("share", 0.0)
-        elif makes:
+        elif makes_pairs(chosen, converts):
             share = MADE_FILES if conversion is None else MADE_CONVERSIONS
         share = share if made is None else made
         if not share:
             return real
-        if not makes or not isinstance(chosen, MakesPairs):
+        if not makes_pairs(chosen, converts):
             kinds = "files" if converts is None else " and ".join(f".{kind}" for kind in converts)
             raise UserError(
-                f"modality {chosen.name}: there is no program that makes {kinds}; leave out --made"
+                f"modality {learned}: there is no program that makes {kinds}; leave out --made"
             )
         try:
             make, digest = pairs_of(chosen, found, seed=seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import TypeGuard
 
 from cpusim.files import read_bytes
 from media.modality import MakesPairs, Modality
@@ -12,7 +13,7 @@ MakePairs = Callable[[int, int], Sequence[tuple[bytes, bytes]]]
 """Of the first number and how many: the pairs of those numbers."""
 
 
-def makes_pairs(modality: Modality, kinds: Collection[str] | None) -> bool:
+def makes_pairs(modality: Modality, kinds: Collection[str] | None) -> TypeGuard[MakesPairs]:
     """Whether such pairs of files can be made, in whichever order; None: pairs of any kinds."""
     return isinstance(modality, MakesPairs) and (kinds is None or set(modality.pair) == set(kinds))
 
