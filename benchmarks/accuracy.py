@@ -10,8 +10,6 @@ python benchmarks/accuracy.py --at-most 1000
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -42,18 +40,14 @@ def compare(
 ) -> dict[str, Any]:
     """One comparison, by the command that a user would type. `model`: None is the shipped one."""
     words = [
-        str(Path(sys.executable).with_name("cpusim")),
         "compare",
         *(() if model is None else ("--model", str(model))),
         *("--programs", str(programs), "--seed", str(SEED), "--distribution", distribution),
         *("--min-length", str(shortest), "--max-length", str(longest)),
-        *("--dtype", dtype, "--json", "-"),
+        *("--dtype", dtype),
     ]
     began = time.monotonic()
-    done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"{' '.join(words)} ended with exit code {done.returncode}")
-    figures: dict[str, Any] = json.loads(done.stdout)
+    figures = report.said(*words)
     # The first difference of each program is for people who debug, and where the model lies
     # is this machine's business.
     for key in ("first_difference", "model", "candidate"):

@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import report
@@ -39,15 +37,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # Named from the root, so that the picture does not say where this checkout lies.
         model = str(shipped_checkpoint().relative_to(ROOT))
-        words = ["conformance", "--model", model, *options, "--json", "-", "--plots", folder]
-        program = str(Path(sys.executable).with_name("cpusim"))
-        done = subprocess.run([program, *words], stdout=subprocess.PIPE, check=False, cwd=ROOT)
-        if done.returncode not in (0, 1):
-            raise SystemExit(f"cpusim conformance ended with exit code {done.returncode}")
+        words = ["conformance", "--model", model, *options, "--plots", folder]
+        figures = report.said(*words, cwd=ROOT)
         picture = (given.out or DOCS) / "conformance.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path(folder) / OVERVIEW, picture)
-    figures: dict[str, Any] = json.loads(done.stdout)
     # For people who debug, not for a table.
     for key in ("model", "candidate", "wrong_cases", "wrong_cases_listed_per_form"):
         figures.pop(key)

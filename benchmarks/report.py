@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ def without_places(info: Mapping[str, Any]) -> dict[str, Any]:
         else values
         for section, values in info.items()
     }
+
+
+def said(*words: str, cwd: Path | None = None) -> dict[str, Any]:
+    """What `cpusim WORDS --json -` prints. A difference that it finds (exit code 1) is a result."""
+    program = str(Path(sys.executable).with_name("cpusim"))
+    command = [program, *words, "--json", "-"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, cwd=cwd)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}")
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
 
 
 def _git(*words: str) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,7 @@ def conformance(model: Path) -> dict[str, Any]:
     found = json.loads((report.RESULTS / "conformance.json").read_text())
     measured = found["checkpoint"]["sha256"] == checkpoint.file_hash(model)
     if not measured or found["dtype"] != DTYPE or not found["complete"]:
-        program = str(Path(sys.executable).with_name("cpusim"))
-        words = [program, "conformance", "--model", str(model), "--dtype", DTYPE, "--json", "-"]
-        done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
-        if done.returncode not in (0, 1):
-            raise SystemExit(f"cpusim conformance ended with exit code {done.returncode}")
-        found = json.loads(done.stdout)
+        found = report.said("conformance", "--model", str(model), "--dtype", DTYPE)
     worst = min(found["by_form"], key=lambda form: found["by_form"][form]["accuracy"])
     return {
         **{name: found[name] for name in ("cases", "wrong", "accuracy")},
