@@ -50,7 +50,8 @@ class ModelConfig(Config):
     `patch_size`: bytes a patch. `max_patches`: the longest sequence, in patches.
     `*_layers`, `*_width`, `*_heads`: of the patch-level and the byte-level decoder.
     Of the local family alone: `retrieval`, whether the byte level also reads the bytes of
-    earlier patches that the patch level looks up; `rotary_share`, the part of each head's
+    earlier patches that the patch level looks up; `matching`, whether it is told what
+    followed when its last few bytes stood together before; `rotary_share`, the part of each head's
     width that is rotated by position, the rest being compared by content alone.
     """
 
@@ -65,6 +66,7 @@ class ModelConfig(Config):
     byte_heads: int = 6
     dropout: float = 0.0
     retrieval: bool = False
+    matching: bool = False
     rotary_share: float = 1.0
 
     def __post_init__(self) -> None:
@@ -81,8 +83,9 @@ class ModelConfig(Config):
             raise ConfigError(
                 f"ModelConfig.rotary_share is {self.rotary_share}; it must be in [0, 1]"
             )
-        if self.retrieval and self.family == "published":
-            raise ConfigError("the published family has no retrieval; leave it out")
+        for part in ("retrieval", "matching"):
+            if getattr(self, part) and self.family == "published":
+                raise ConfigError(f"the published family has no {part}; leave it out")
         for level, width, heads in (
             ("patch", self.patch_width, self.patch_heads),
             ("byte", self.byte_width, self.byte_heads),
@@ -111,7 +114,13 @@ PRESETS: dict[str, ModelConfig] = {
     ),
     "small": ModelConfig(patch_heads=4, retrieval=True, rotary_share=0.5),
     "compact": ModelConfig(
-        patch_width=192, patch_heads=4, byte_layers=3, retrieval=True, rotary_share=0.5
+        patch_width=192,
+        patch_heads=4,
+        byte_layers=3,
+        dropout=0.1,
+        retrieval=True,
+        matching=True,
+        rotary_share=0.5,
     ),
     "published": ModelConfig(
         family="published",

@@ -207,25 +207,29 @@ class ByteModelStepper:
     @torch.inference_mode()
     def _read(self, cases: Sequence[Case]) -> Rows:
         """Of each state that follows a record, and of the end: its tokens, and what the byte level
-        is told (`Conditions`); a row each, case after case."""
+        is told (`Conditions`, `matches`); a row each, case after case."""
         batch = collate(
             [trace_patches(case.memory, case.records) for case in cases], FIRST_STATE + 1
         )
         patches_BPS, targets_N = batch.patches_BPS.to(self.device), batch.targets_N.to(self.device)
         with self._autocast():
             told = self.model.read(patches_BPS).at(targets_N - 1)
+        matches = self.model.matches(patches_BPS, targets_N)
         return (
             patches_BPS.flatten(0, 1)[targets_N],
-            *(rows for rows in told if rows is not None),
+            *(rows for rows in (*told, matches) if rows is not None),
         )
 
     @torch.inference_mode()
     def _answers(self, rows: Rows) -> Rows:
         """Most probable tokens, the probability of the expected ones, and of these: all (N, S)."""
-        expected_NS, features_NC, previous_NS, *found = rows
-        told = Conditions(features_NC, previous_NS, found[0] if found else None)
+        expected_NS, features_NC, previous_NS, *more = rows
+        config = self.model.config
+        found = more.pop(0) if config.retrieval else None
+        matches = more.pop(0) if config.matching else None
+        told = Conditions(features_NC, previous_NS, found)
         with self._autocast():
-            logits_NSV = self._predict(told, expected_NS).float()
+            logits_NSV = self._predict(told, expected_NS, matches).float()
         best_NS, said_NS = logits_NSV.max(-1)
         wanted_NS = logits_NSV.gather(-1, expected_NS[..., None])[..., 0]
         # Two probabilities of each 257: cheaper than all of them.
@@ -246,25 +250,28 @@ class ByteModelStepper:
             return plain
         compiled = torch.compile(plain, dynamic=False)
 
-        def predict(conditions: Conditions, patches_NS: torch.Tensor) -> torch.Tensor:
+        def predict(
+            conditions: Conditions, patches_NS: torch.Tensor, matches_NSK: torch.Tensor | None
+        ) -> torch.Tensor:
             count = len(patches_NS)
             if 2 * count < size:
-                return plain(conditions, patches_NS)
+                return plain(conditions, patches_NS, matches_NSK)
             if count < size:
                 # One shape for all calls, since each shape would be compiled by itself.
                 rows_N = torch.arange(size).clamp(max=count - 1)
                 conditions, patches_NS = conditions.at(rows_N), patches_NS[rows_N]
+                matches_NSK = None if matches_NSK is None else matches_NSK[rows_N]
             try:
-                return compiled(conditions, patches_NS)[:count]
+                return compiled(conditions, patches_NS, matches_NSK)[:count]
             except torch._dynamo.exc.TorchDynamoException:
                 # A compiler that does not work: everything is as right without it.
                 self._predict = plain
-                return plain(conditions, patches_NS)[:count]
+                return plain(conditions, patches_NS, matches_NSK)[:count]
 
         return predict
 
 
-Predict = Callable[[Conditions, torch.Tensor], torch.Tensor]
+Predict = Callable[[Conditions, torch.Tensor, torch.Tensor | None], torch.Tensor]
 Rows = tuple[torch.Tensor, ...]
 """Tensors with equally many rows, one a state."""
 

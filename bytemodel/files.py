@@ -23,6 +23,8 @@ from cpusim.errors import UserError
 
 _WARMUP = 0.05
 """The share of a run in which the learning rate rises, at most 50 steps."""
+_WEIGHT_DECAY = 0.2
+"""Files are few beside what a model could remember of them."""
 _LEAST_BETWEEN = 50
 """Steps between two evaluations, where an epoch is shorter."""
 
@@ -68,6 +70,7 @@ def training_config(steps_per_epoch: int, *, fine_tuning: bool, **chosen: Any) -
     defaults = {
         "schedule": "cosine",
         "keep": "best",
+        "weight_decay": _WEIGHT_DECAY,
         "warmup_steps": max(1, min(50, round(_WARMUP * steps))) if steps else 50,
         "evaluate_every": max(_LEAST_BETWEEN, min(1000, steps_per_epoch)),
     }
@@ -102,7 +105,7 @@ def fitting_config(
 
 def _is_new(model: Trainable, setting: str) -> bool:
     """Whether a setting belongs to a part that the model does not have."""
-    byte_level = setting.startswith("byte_") or setting == "retrieval"
+    byte_level = setting.startswith("byte_") or setting in ("retrieval", "matching")
     return isinstance(model, Classifier) and byte_level
 
 

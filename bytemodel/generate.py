@@ -21,6 +21,7 @@ from torch import Tensor
 from bytemodel.draft import rough_copy
 from bytemodel.layers import KeyValueCache
 from bytemodel.lookup import Lookup
+from bytemodel.matches import Matcher
 from bytemodel.model import ByteDecoder, ByteModel, Conditions
 from bytemodel.patches import PAD, Patches, decode_bytes, extension_patch, pad_to_patches
 from cpusim.errors import UserError
@@ -94,6 +95,7 @@ class Session:
         self.device = next(model.parameters()).device
         self.length = 0
         self.lookup = Lookup(model.config.patch_size)
+        self._matcher = Matcher() if model.config.matching else None
         self._caches = model.new_caches()
         self._conditions = Conditions(torch.empty(0), torch.empty(0, dtype=torch.int64), None)
 
@@ -117,6 +119,8 @@ class Session:
         last_B = torch.arange(1, len(patches_BPS) + 1, device=self.device) * count - 1
         self._conditions = read.at(last_B)
         self.length = length
+        if self._matcher is not None:
+            self._matcher.read(patches_BPS)
         if len(patches_BPS) == 1:
             self.lookup.read(patches_BPS.flatten().tolist())
 
@@ -156,9 +160,7 @@ class Session:
                     guesses = self.lookup.guess(tokens_BT[0].tolist())
                 if guesses:
                     tokens_BT = torch.cat((tokens_BT, tokens_BT.new_tensor([guesses])), dim=1)
-                logits_BTV = decoder(
-                    self._conditions.features_NC, _unread(tokens_BT, caches), contexts, caches
-                )
+                logits_BTV = self._logits(decoder, tokens_BT, contexts, caches)
                 right = 0
                 for logits_BV in logits_BTV[:, -1 - len(guesses) :].unbind(1):
                     if logits is not None:
@@ -194,25 +196,37 @@ class Session:
         if rng is not None:
             twin.set_state(rng.get_state())
         while tokens_BT.shape[1] < self.model.config.patch_size - 1:
-            unread_BT = _unread(tokens_BT, caches)
-            logits_BTV = self.draft(self._conditions.features_NC, unread_BT, contexts, caches)
+            logits_BTV = self._logits(self.draft, tokens_BT, contexts, caches)
             token_B = sampling.choose(logits_BTV[:, -1], twin)
             tokens_BT = torch.cat((tokens_BT, token_B[:, None]), dim=1)
             if int(token_B) == PAD:
                 break
         return tokens_BT[0, known:].tolist()
 
+    def _logits(
+        self,
+        decoder: ByteDecoder,
+        tokens_BT: Tensor,
+        contexts: list[tuple[Tensor, Tensor] | None],
+        caches: list[KeyValueCache],
+    ) -> Tensor:
+        """What a byte level says behind each of a patch's tokens that its caches do not hold."""
+        read = caches[0].length
+        matches = None if self._matcher is None else self._matcher.look_up(tokens_BT)[:, read:]
+        # The first position is no byte's.
+        unread_BT = tokens_BT[:, max(read - 1, 0) :]
+        features = self._conditions.features_NC
+        logits: Tensor = decoder(features, unread_BT, contexts, caches, matches)
+        return logits
+
     def keep(self, rows: Tensor) -> None:
         """Go on with these streams only (int64 or boolean indexes)."""
         self.lookup.forget()
+        if self._matcher is not None:
+            self._matcher.keep(rows)
         for cache in self._caches:
             cache.select(rows)
         self._conditions = self._conditions.at(rows)
-
-
-def _unread(tokens_BT: Tensor, caches: list[KeyValueCache]) -> Tensor:
-    """The bytes that are not in the caches, whose first position is no byte's."""
-    return tokens_BT[:, max(caches[0].length - 1, 0) :]
 
 
 @dataclass(frozen=True)

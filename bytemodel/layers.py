@@ -76,7 +76,10 @@ def _kept(shape: Sequence[int], share: float, seed: Tensor) -> Tensor:
     """A mask that is true for a random `share`, a function of `seed`: compilers take for granted
     that equal calls give equal results."""
     rng = torch.Generator().manual_seed(int(seed))
-    return torch.empty(shape, dtype=torch.bool).bernoulli_(share, generator=rng)
+    count = math.prod(shape)
+    # Four numbers of 16 bits of each drawn one: twice as fast as `bernoulli_`.
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=rng)
+    return (drawn.view(torch.int16)[:count] < round(share * 2**16) - 2**15).view(shape)
 
 
 @_kept.register_fake
@@ -165,7 +168,8 @@ class Attention(nn.Module):
     """Causal multi-head self-attention, optionally over extra context keys before position 0.
 
     `modern` (the local family): no biases, queries and keys normalised with a learned
-    scale a head. Otherwise GPT-2's.
+    scale a head, and no weights left out, since their masks would take a third of a step of the
+    byte level. Otherwise GPT-2's.
     """
 
     def __init__(self, width: int, heads: int, *, modern: bool, dropout: float) -> None:
@@ -176,6 +180,7 @@ class Attention(nn.Module):
         self.out = Linear(width, width, bias=not modern)
         self.scale_H = nn.Parameter(torch.ones(heads)) if modern else None
         self.dropout = Dropout(dropout)
+        self.share_left_out = 0.0 if modern else dropout
 
     def _split(self, x_BTC: Tensor) -> Tensor:
         batch, positions, _ = x_BTC.shape
@@ -213,8 +218,8 @@ class Attention(nn.Module):
         if context is not None:
             keys = torch.cat((context[0], keys), dim=2)
             values = torch.cat((context[1], values), dim=2)
-        dropout = self.dropout.p if self.training else 0.0
-        mixed = attend(queries, keys, values, 1 / math.sqrt(self.head_width), dropout=dropout)
+        left_out = self.share_left_out if self.training else 0.0
+        mixed = attend(queries, keys, values, 1 / math.sqrt(self.head_width), dropout=left_out)
         return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
 
 

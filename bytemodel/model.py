@@ -10,7 +10,8 @@ Two families from the same classes (Wu et al. 2024, arXiv 2402.19155):
 - `local`: the byte level also attends to the bytes of the previous patch, and the
   patch-level output reaches each byte position through a projection of its own
   (as in MEGABYTE, Yu et al. 2023). The patch level uses rotary positions and QK-norm. With
-  `retrieval` the byte level also reads the bytes of patches that the patch level looks up.
+  `retrieval` the byte level also reads the bytes of patches that the patch level looks up, and
+  with `matching` it is told at every byte what followed the last few before (`matches.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from bytemodel.config import ModelConfig
 from bytemodel.layers import Block, Dropout, KeyValueCache, Retrieval, norm, rotary_table
+from bytemodel.matches import ORDERS, matches
 from bytemodel.patches import PAD, VOCABULARY
 
 
@@ -100,6 +102,7 @@ class ByteDecoder(nn.Module):
             # The patch-level output's own projection for each byte position.
             self.bridge = nn.Linear(config.patch_width, config.patch_size * width, bias=False)
             self.head = nn.Linear(width, VOCABULARY, bias=False)
+        self.matching = Matching(width) if config.matching else None
         self.blocks = nn.ModuleList(
             Block(width, config.byte_heads, modern=modern, dropout=config.dropout)
             for _ in range(config.byte_layers)
@@ -124,12 +127,14 @@ class ByteDecoder(nn.Module):
         bytes_NT: Tensor,
         contexts: list[tuple[Tensor, Tensor] | None],
         caches: list[KeyValueCache] | None = None,
+        matches_NTK: Tensor | None = None,
     ) -> Tensor:
         """Logits (N, T', V) for the positions that follow what `caches` hold.
 
         `features_NC`: patch-level output of the patch before. `bytes_NT`: the bytes already
         known and not yet in the caches; a first call gives T+1 logits, since the features
-        alone predict byte 0, a call that continues gives T.
+        alone predict byte 0, a call that continues gives T. `matches_NTK`: for as many positions
+        what the lookups say, if the model has them.
         """
         start = caches[0].length if caches else 0
         embedded_NTC = self.embedding(bytes_NT)
@@ -141,6 +146,8 @@ class ByteDecoder(nn.Module):
                 x_NTC = x_NTC + F.pad(embedded_NTC, (0, 0, 1, 0))
             else:
                 x_NTC = x_NTC + embedded_NTC
+            if self.matching is not None and matches_NTK is not None:
+                x_NTC = x_NTC + self.matching(matches_NTK)
         else:
             x_NTC = embedded_NTC
             if start == 0:
@@ -151,6 +158,21 @@ class ByteDecoder(nn.Module):
             x_NTC = block(x_NTC, context=contexts[layer], cache=caches[layer] if caches else None)
         weight = self.head.weight if self.modern else self.embedding.weight
         return F.linear(self.norm(x_NTC), weight)
+
+
+class Matching(nn.Module):
+    """What lookups say, as vectors of one table, which each order scales in its own way."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY + 1, width)
+        self.gains = nn.Parameter(torch.ones(len(ORDERS), width))
+
+    def forward(self, matches_NTK: Tensor) -> Tensor:
+        table = (self.gains[:, None] * self.table.weight).flatten(0, 1)
+        first_K = torch.arange(len(ORDERS), device=table.device) * (VOCABULARY + 1)
+        rows = (matches_NTK + first_K).flatten(0, 1)
+        return F.embedding_bag(rows, table, mode="sum").view(*matches_NTK.shape[:2], -1)
 
 
 class ByteModel(nn.Module):
@@ -188,6 +210,11 @@ class ByteModel(nn.Module):
         byte_signs = _signs(PAD, 8)
         table = self.byte_decoder.embedding.weight
         table[:PAD] += byte_signs @ torch.randn(8, table.shape[1]) * 0.2
+        if self.byte_decoder.matching is not None:
+            # A byte that is foretold begins as that byte, which is to be said.
+            foretold = self.byte_decoder.matching.table.weight
+            foretold[:VOCABULARY] = table
+            foretold[VOCABULARY:] = 0
         self._initialise_as_copier()
         # In the patch embedding every bit has a direction of its own, orthogonal to the others
         # while the width lasts, so that any byte of a patch can be read out linearly.
@@ -242,7 +269,16 @@ class ByteModel(nn.Module):
         patches to predict, each p >= 1; choosing only some makes the byte level cheaper.
         """
         conditions = self.read(patches_BPS).at(targets_N - 1)
-        return self.predict(conditions, patches_BPS.flatten(0, 1)[targets_N])
+        patches_NS = patches_BPS.flatten(0, 1)[targets_N]
+        return self.predict(conditions, patches_NS, self.matches(patches_BPS, targets_N))
+
+    def matches(self, patches_BPS: Tensor, targets_N: Tensor) -> Tensor | None:
+        """What lookups say of each byte of these patches: int64 (N, S, K); None of a model without
+        `matching`."""
+        if self.byte_decoder.matching is None:
+            return None
+        matches_BLK: Tensor = matches(patches_BPS.flatten(1))
+        return matches_BLK.view(-1, patches_BPS.shape[2], len(ORDERS))[targets_N]
 
     def read(self, patches_BPS: Tensor, caches: list[KeyValueCache] | None = None) -> Conditions:
         """What each patch tells of the one after it, in rows b * P + p.
@@ -271,12 +307,17 @@ class ByteModel(nn.Module):
         count = len(self.patch_decoder.blocks) + (self.retrieval is not None)
         return [KeyValueCache() for _ in range(count)]
 
-    def predict(self, conditions: Conditions, patches_NS: Tensor) -> Tensor:
-        """Byte-level logits (N, S, V) of patches whose bytes are known."""
+    def predict(
+        self, conditions: Conditions, patches_NS: Tensor, matches_NSK: Tensor | None
+    ) -> Tensor:
+        """Byte-level logits (N, S, V) of patches whose bytes, and `matches`, are known."""
         return cast(
             Tensor,
             self.byte_decoder(
-                conditions.features_NC, patches_NS[:, :-1], self.byte_decoder.contexts(conditions)
+                conditions.features_NC,
+                patches_NS[:, :-1],
+                self.byte_decoder.contexts(conditions),
+                matches_NTK=matches_NSK,
             ),
         )
 

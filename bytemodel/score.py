@@ -77,10 +77,12 @@ def predict_patches(
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         # What stands last is only predicted, so it need not be read.
         conditions = model.read(tokens[None, :-1])
+        matches = model.matches(tokens[None], torch.from_numpy(targets).to(device))
         for start in range(0, len(targets), TARGETS_AT_ONCE):
             chosen = torch.from_numpy(targets[start : start + TARGETS_AT_ONCE]).to(device)
             wanted = tokens[chosen]
-            logits = model.predict(conditions.at(chosen - 1), wanted)
+            known = None if matches is None else matches[start : start + TARGETS_AT_ONCE]
+            logits = model.predict(conditions.at(chosen - 1), wanted, known)
             nats_NSV = -logits.float().log_softmax(-1)
             least, expected = nats_NSV.min(-1)
             nats = nats_NSV.gather(-1, wanted[..., None])[..., 0]

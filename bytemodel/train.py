@@ -65,6 +65,8 @@ class TrainConfig(Config):
     """AdamW, for the local family's embeddings, norms and head."""
     published_lr: float = 1e-4
     """AdamW, for all of the published family."""
+    weight_decay: float = 0.0
+    """Muon's: the share of a matrix that a step takes away at a learning rate of 1."""
     schedule: Schedule = "trapezoid"
     """How the learning rate falls after `warmup_steps`: not at all, then linearly to zero in the
     last part of the run, `cooldown`; or as half a cosine over all of it."""
@@ -183,7 +185,10 @@ def build_optimizers(model: Trainable, config: TrainConfig) -> list[torch.optim.
     others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
     return [
         torch.optim.Muon(
-            matrices, lr=config.matrix_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+            matrices,
+            lr=config.matrix_lr,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
         ),
         torch.optim.AdamW(
             others, lr=config.other_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True

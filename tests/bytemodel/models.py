@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bytemodel.config import Family, ModelConfig
+from bytemodel.matches import NONE
 from bytemodel.model import ByteModel
 
 FAMILIES: tuple[Family, ...] = ("local", "published")
@@ -22,10 +23,11 @@ SMALLEST = ModelConfig(
     byte_width=16,
     byte_heads=2,
     retrieval=True,
+    matching=True,
     rotary_share=0.5,
 )
 SMALLEST_PUBLISHED = dataclasses.replace(
-    SMALLEST, family="published", retrieval=False, rotary_share=1.0
+    SMALLEST, family="published", retrieval=False, matching=False, rotary_share=1.0
 )
 
 
@@ -39,4 +41,6 @@ def random_model(family: Family = "local", seed: int = 0, **changes: Any) -> Byt
         for parameter in model.parameters():
             # Large biases would drown what depends on the bytes.
             parameter += torch.randn_like(parameter) * (0.5 if parameter.dim() > 1 else 0.1)
+        if model.byte_decoder.matching is not None:
+            model.byte_decoder.matching.table.weight[NONE] = 0
     return model.eval()

@@ -83,9 +83,10 @@ def test_our_presets_look_up_bytes_and_compare_half_of_a_head_by_content(name: s
     assert preset(name).rotary_share == 0.5
 
 
-def test_the_published_family_has_no_retrieval() -> None:
-    with pytest.raises(ConfigError, match="no retrieval"):
-        ModelConfig(family="published", byte_width=256, byte_heads=8, retrieval=True)
+@pytest.mark.parametrize("part", ["retrieval", "matching"])
+def test_the_published_family_has_nothing_that_looks_up(part: str) -> None:
+    with pytest.raises(ConfigError, match=f"no {part}"):
+        ModelConfig(family="published", byte_width=256, byte_heads=8, **{part: True})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])

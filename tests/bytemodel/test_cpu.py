@@ -61,6 +61,7 @@ STEPPERS = {
     family: ByteModelStepper(random_model(family), name=f"random {family}")
     for family in ("local", "published")
 }
+STEPPERS["matching"] = ByteModelStepper(random_model("local", seed=1, matching=True), name="random")
 
 
 def starts(count: int, seed: int = 3) -> list[Case]:

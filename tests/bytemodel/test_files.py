@@ -195,7 +195,7 @@ def test_a_model_goes_on_from_one_that_reads_another_length(family: Any, longest
 
 def test_of_a_classifier_the_patch_level_is_taken() -> None:
     classifier = Classifier.of(random_model(), ["a", "b"])
-    other = dataclasses.replace(SMALLEST, byte_layers=1, retrieval=False)
+    other = dataclasses.replace(SMALLEST, byte_layers=1, retrieval=False, matching=False)
     for config in (None, other):
         fitting = fitting_config(start(classifier), config, None)
         model = learning_files(start(classifier)).build(fitting)
@@ -210,6 +210,7 @@ def test_of_a_classifier_the_patch_level_is_taken() -> None:
     [
         ({"patch_layers": 3}, "start.pt: its patch_layers is 2, that of the model to train 3"),
         ({"retrieval": False}, "start.pt: its retrieval is True, that of the model to train False"),
+        ({"matching": False}, "start.pt: its matching is True, that of the model to train False"),
         ({"patch_size": 8}, "leave out --preset to train a model of its shape"),
     ],
 )

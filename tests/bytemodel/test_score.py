@@ -37,7 +37,11 @@ def naive_bits(model: ByteModel, patches: torch.Tensor) -> list[float]:
     for place in range(SIZE):
         conditions = model.read(patches[None, :-1]).at(torch.tensor([-1]))
         contexts = model.byte_decoder.contexts(conditions)
-        logits = model.byte_decoder(conditions.features_NC, patches[None, -1, :place], contexts)
+        matches = model.matches(patches[None], torch.tensor([-1]))
+        if matches is not None:
+            matches = matches[:, : place + 1]
+        said = patches[None, -1, :place]
+        logits = model.byte_decoder(conditions.features_NC, said, contexts, None, matches)
         probability = logits[0, -1].double().softmax(0)[patches[-1, place]]
         found.append(-math.log2(float(probability)))
     return found

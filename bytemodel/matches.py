@@ -1,0 +1,130 @@
+"""What came next when the last few bytes stood together before.
+
+General compressors live on repetition: of the bytes just seen they look up the last occurrence and
+bet on what followed it. Attention over patches finds a repetition well only where it begins at the
+same place of a patch. So the byte level may be told, at every byte, what a lookup of its last 3,
+5, 8 ... bytes says (an "induction head", Olsson et al. 2022, arXiv 2209.11895, that need not be
+learned, and that reads n-grams as in Pagnoni et al. 2024, arXiv 2412.09871).
+
+Shape suffixes: B rows, L tokens of a row, T tokens of a patch, K orders.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bytemodel.patches import PAD, VOCABULARY
+
+ORDERS = (3, 5, 8, 12, 20, 32)
+"""How many bytes must have stood together, for each of the lookups."""
+NONE = VOCABULARY
+"""Said where they never did. A run of bytes ends at a token 256, whatever stands beyond it."""
+
+_FACTOR = 6364136223846793005
+"""Odd, of Knuth's MMIX; hashes are polynomials in it modulo 2^64."""
+
+
+@torch.library.custom_op("bytemodel::matches", mutates_args=())
+def matches(tokens_BL: Tensor) -> Tensor:
+    """What the lookups say of each token from those before it in its row: int64 (B, L, K).
+
+    Two runs of bytes are taken to be equal if their 64-bit hashes are.
+    """
+    rows, length = tokens_BL.shape
+    places_L = torch.arange(length, device=tokens_BL.device)
+    # How many tokens in a row before each place are bytes.
+    breaks_BL = torch.where(tokens_BL == PAD, places_L + 1, 0).cummax(1).values
+    bytes_BL = places_L - torch.cat((breaks_BL.new_zeros(rows, 1), breaks_BL[:, :-1]), 1)
+    found_BLK = tokens_BL.new_full((rows, length, len(ORDERS)), NONE)
+    hashes_BL = torch.zeros_like(tokens_BL)
+    taken = 0
+    for number, order in enumerate(ORDERS):
+        factor = 1
+        for back in range(taken + 1, min(order, length - 1) + 1):
+            factor = _wrapped(_FACTOR**back)
+            hashes_BL[:, back:] += (tokens_BL[:, :-back] + 1) * factor
+        taken = order
+        if order >= length:
+            break
+        hashes, sorted_BL = hashes_BL.sort(dim=1, stable=True)
+        last_BL = torch.full_like(sorted_BL, -1)
+        same = hashes[:, 1:] == hashes[:, :-1]
+        last_BL.scatter_(1, sorted_BL[:, 1:], torch.where(same, sorted_BL[:, :-1], -1))
+        last_BL.masked_fill_(bytes_BL < order, -1)
+        # An equal hash of a shorter run is no match.
+        valid = (last_BL >= 0) & (bytes_BL.gather(1, last_BL.clamp(min=0)) >= order)
+        said_BL = tokens_BL.gather(1, last_BL.clamp(min=0))
+        found_BLK[:, :, number] = torch.where(valid, said_BL, NONE)
+    return found_BLK
+
+
+@matches.register_fake
+def _(tokens_BL: Tensor) -> Tensor:
+    return tokens_BL.new_empty((*tokens_BL.shape, len(ORDERS)))
+
+
+def _wrapped(number: int) -> int:
+    """A number modulo 2^64, as a signed one."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+class Matcher:
+    """The same lookups for rows that grow, byte by byte."""
+
+    def __init__(self) -> None:
+        self._tokens_BL = torch.empty(0, 0, dtype=torch.int16)
+        self._said_BT = self._tokens_BL
+        self._runs: list[Tensor] = []
+
+    def read(self, patches_BPS: Tensor) -> None:
+        """Add whole patches."""
+        tokens_BL = patches_BPS.flatten(1).to(torch.int16)
+        if not self._tokens_BL.numel():
+            # In front stands what agrees with nothing, so that every place has enough before it.
+            self._tokens_BL = tokens_BL.new_full((len(tokens_BL), ORDERS[-1] + 1), PAD)
+        self._tokens_BL = torch.cat((self._tokens_BL, tokens_BL), 1)
+        self._said_BT = tokens_BL[:, :0]
+        # How far what ends at each place but the last agrees with what ends the row.
+        stop = self._tokens_BL.shape[1] - 1
+        agrees_BL = torch.ones_like(self._tokens_BL[:, ORDERS[-1] : stop], dtype=torch.bool)
+        runs_BL = torch.zeros_like(agrees_BL, dtype=torch.int16)
+        for back in range(ORDERS[-1]):
+            earlier_BL = self._tokens_BL[:, ORDERS[-1] - back : stop - back]
+            agrees_BL = agrees_BL & _agree(earlier_BL, self._tokens_BL[:, stop - back, None])
+            runs_BL += agrees_BL
+        self._runs = [F.pad(runs_BL, (ORDERS[-1], 0))]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only (int64 or boolean indexes)."""
+        self._tokens_BL, self._said_BT = self._tokens_BL[rows], self._said_BT[rows]
+        self._runs = [runs_BL[rows] for runs_BL in self._runs]
+
+    def look_up(self, said_BT: Tensor) -> Tensor:
+        """What the lookups say of the token behind what was read, and of the one behind each of T
+        more tokens: int64 (B, T + 1, K)."""
+        said_BT = said_BT.to(torch.int16)
+        text_BL = torch.cat((self._tokens_BL, said_BT), 1)
+        known = self._tokens_BL.shape[1]
+        same = min(self._said_BT.shape[1], said_BT.shape[1])
+        differs = (self._said_BT[:, :same] != said_BT[:, :same]).any(0)
+        same = int(differs.int().argmax()) if bool(differs.any()) else same
+        del self._runs[same + 1 :]
+        for place in range(same, said_BT.shape[1]):
+            earlier_BL = text_BL[:, : known + place]
+            runs_BL = F.pad(self._runs[-1], (1, 0)) + 1
+            self._runs.append(runs_BL * _agree(earlier_BL, said_BT[:, place, None]))
+        self._said_BT = said_BT
+        return torch.stack([self._said_next(text_BL, runs_BL) for runs_BL in self._runs], 1)
+
+    @staticmethod
+    def _said_next(text_BL: Tensor, runs_BL: Tensor) -> Tensor:
+        """What followed the last of the runs that are long enough: int64 (B, K)."""
+        after_L = torch.arange(1, runs_BL.shape[1] + 1, device=runs_BL.device)
+        last_BK = torch.stack([((runs_BL >= k) * after_L).amax(1) for k in ORDERS], 1)
+        return text_BL.gather(1, last_BK).long().masked_fill(last_BK == 0, NONE)
+
+
+def _agree(tokens_BL: Tensor, other_BL: Tensor) -> Tensor:
+    return (tokens_BL == other_BL) & (other_BL != PAD)
