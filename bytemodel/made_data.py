@@ -3,7 +3,8 @@
 Where an exact program does a conversion, as many pairs can be made as a model can learn: as
 conversions, or each file for itself. They come in blocks, each a function of its number, so a
 batch is a function of the step and a resumed run sees what a straight one would have seen. Batches
-have the shapes of the real ones, so that nothing more is compiled.
+have the shapes of the real ones, so that little more is compiled, and one of half the size, since
+many of those made are short.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class MixedSource:
         self.real, self.conversion, self.share, self.about = real, conversion, share, about
         self._kinds = kinds
         self._make_pairs = make_pairs
-        self._shapes = real.shapes
+        least = real.shapes[0]
+        half = Shape(max(1, least.length // 2), max(1, least.targets // 2), 2 * least.rows)
+        self._shapes = [half, *real.shapes]
         self._pairs_a_block = max([BLOCK, *(_ROWS * shape.rows for shape in self._shapes)])
         self._block = lru_cache(maxsize=2)(self._made)
         self._batches_a_block = self._count() if share else 1

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Torch is imported by what needs it, so that --help is quick.
 
-MADE_CONVERSIONS, MADE_FILES = 0.75, 0.5
+MADE_CONVERSIONS = 0.75
 
 
 @click.command()
@@ -47,8 +47,7 @@ MADE_CONVERSIONS, MADE_FILES = 0.75, 0.5
     type=click.FloatRange(0, 1, max_open=True),
     metavar="SHARE",
     help="How many of all updates learn from files made without end, where there is an exact"
-    f" program to make them. Default: there {MADE_CONVERSIONS:g} with --convert and {MADE_FILES:g}"
-    " without, else 0.",
+    f" program to make them. Default: there {MADE_CONVERSIONS:g} with --convert, else 0.",
 )
 @train_options("MODALITY")
 @click.pass_context
@@ -68,9 +67,10 @@ def media(
     files, what can be converted is, and what cannot is named and left out.
 
     With --convert "abc&mid", music is taught to make MIDI of ABC tunes and ABC of MIDI. Beside real
-    tunes, music learns made ones: variations of those it learns from and new ones like
+    tunes it then learns made ones: variations of those it learns from and new ones like
     them, each converted by abc2midi. None is like a tune that is held out, and it is on
     real tunes that the model is evaluated. So with terminfo, by tic, and "tisrc&tibin".
+    With --made they are learned without --convert too, each file for itself.
 
     Ctrl-C saves the run and ends with exit code 130; --resume goes on as if nothing had
     happened. Options not given are then the run's own.
@@ -137,8 +137,8 @@ def media(
         share = 0.0
         if before:
             share = before.get("made", {}).get("share", 0.0)
-        elif makes_pairs(chosen, converts):
-            share = MADE_FILES if conversion is None else MADE_CONVERSIONS
+        elif conversion is not None and makes_pairs(chosen, converts):
+            share = MADE_CONVERSIONS
         share = share if made is None else made
         if not share:
             return real
@@ -147,16 +147,9 @@ def media(
             raise UserError(
                 f"modality {learned}: there is no program that makes {kinds}; leave out --made"
             )
-        try:
-            make, digest = pairs_of(chosen, found, seed=seed)
-            about = {"sha256": digest}
-            return MixedSource(real, make, chosen.pair, conversion, share=share, about=about)
-        except UserError as error:
-            if conversion is not None or made is not None or before:
-                raise
-            if leads():
-                note(f"only real files are learned: {error}")
-            return real
+        make, digest = pairs_of(chosen, found, seed=seed)
+        about = {"sha256": digest}
+        return MixedSource(real, make, chosen.pair, conversion, share=share, about=about)
 
     learn(options, "media", source)
     from bytemodel.distributed import leads

@@ -5,6 +5,9 @@ bar lines, with bars of other tunes, under another title. The others are compose
 tune, bars with the rhythm and marks of any, pitches that walk as theirs do, or all of it by
 grammar. What is frequent there is frequent here, and what is rare is a little less so.
 
+A third of all are cut off after a few bars: which notes follow from which letters is learned sooner
+where there are few of both.
+
 Nothing comes of the validation and test sides but what to avoid: a tune with a title or an opening
 of theirs is drawn again. That the same tune comes twice is possible and does not happen: there
 are more titles alone than anybody draws.
@@ -25,11 +28,15 @@ from media import abcmidi, abctext
 from media.abctext import FIELD, PITCH, Key, Tune
 from media.music import keys_of
 
-RECIPE = 1
+RECIPE = 2
 """Raised by one whenever the same seed and number give another tune."""
 
 _VARIED = 0.5
 """The share of tunes that are varied ones."""
+_CUT = 1 / 3
+"""The share of tunes that are cut off."""
+_MOST_BARS = 8
+"""That one that is cut off has."""
 _TEXTS = "TZNBSCORGDHA"
 _TEMPO = range(40, 241)
 _LOWEST, _HIGHEST = -5, 16
@@ -94,7 +101,9 @@ class Tunes:
             rng = random.Random(f"{self.seed} {number} {attempt} {again}")
             made = self._varied(rng) if rng.random() < _VARIED else self._composed(rng)
             if made is not None:
-                text = str(made)
+                text = str(
+                    cut_off(made, rng.randint(1, _MOST_BARS)) if rng.random() < _CUT else made
+                )
                 if not self.held_out.intersection(keys_of(text)):
                     return text
         raise UserError("whatever tune is made is like one held out; give more to learn from")
@@ -248,6 +257,21 @@ def _with_inner_bars(tune: Tune, other: Callable[[str], str]) -> Tune:
             line = "".join(parts)
         body.append(line)
     return Tune(tune.header, tuple(body))
+
+
+def cut_off(tune: Tune, bars: int) -> Tune:
+    """The first few bars, as they stand."""
+    body: list[str] = []
+    for line in tune.body:
+        if not FIELD.match(line):
+            parts = abctext.split_bars(line)
+            whole = sum(bool(bar.strip()) for bar in parts[::2])
+            if whole >= bars:
+                places = [place for place in range(0, len(parts), 2) if parts[place].strip()]
+                return Tune(tune.header, (*body, "".join(parts[: places[bars - 1] + 2])))
+            bars -= whole
+        body.append(line)
+    return tune
 
 
 def _nudged(rng: random.Random, tune: Tune) -> Tune:

@@ -188,19 +188,14 @@ def test_an_exact_conversion_is_learned_from_made_pairs_and_used(
 
 
 @needs_tic
-def test_files_are_learned_beside_made_ones_where_a_program_makes_them(
+def test_files_are_learned_beside_made_ones_where_that_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["train", "media", "--modality", "terminfo", *QUICK]
-    for share, options in ((0.5, []), (0.25, ["--made", 0.25])):
-        out = tmp_path / str(share)
-        bgpt(*words, "--max-patches", 200, *options, "--out", out)
-        assert read_config(out)["data"]["made"]["share"] == share
-    bgpt(*words, "--max-patches", 200, "--made", 0, "--out", tmp_path / "real")
+    bgpt(*words, "--max-patches", 200, "--made", 0.25, "--out", tmp_path / "mixed")
+    assert read_config(tmp_path / "mixed")["data"]["made"]["share"] == 0.25
+    bgpt(*words, "--max-patches", 200, "--out", tmp_path / "real")
     assert "made" not in read_config(tmp_path / "real")["data"]
-    # Too short for an entry: said, and no reason to end, unless made ones were asked for.
-    result = bgpt(*words, "--max-patches", 5, "--out", tmp_path / "short")
-    assert "only real files are learned: hardly anything made fits into 5" in result.stderr
     asked = ["--max-patches", 5, "--made", 0.5, "--out", tmp_path / "asked"]
     assert "hardly anything made fits into 5" in bgpt(*words, *asked, code=2).stderr
     image = ["train", "media", "--modality", "image", "--made", 0.5, *QUICK]
@@ -211,8 +206,8 @@ def test_files_are_learned_beside_made_ones_where_a_program_makes_them(
 
     monkeypatch.setattr("media.abcmidi.program", missing)
     words[3] = "music"
-    result = bgpt(*words, "--max-patches", 200, "--out", tmp_path / "music")
-    assert "only real files are learned: abc2midi is missing" in result.stderr
+    words += ["--max-patches", 200, "--made", 0.5, "--out", tmp_path / "music"]
+    assert "abc2midi is missing" in bgpt(*words, code=2).stderr
 
 
 def test_all_modalities_are_trained_in_the_same_way(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from cpusim.errors import UserError
 from media import abcmidi
 from media.abctext import Tune
 from media.music import MUSIC, clean, keys_of
-from media.tunes import Tunes, rebar
+from media.tunes import Tunes, cut_off, rebar
 
 TRAINING = [path.read_text() for path in sorted(MUSIC.sample.glob("*.abc"))[:60]]
 HELD_OUT = [path.read_text() for path in sorted(MUSIC.sample.glob("*.abc"))[60:]]
@@ -114,3 +114,24 @@ def test_many_tunes_at_once_become_what_each_becomes(tunes: Tunes) -> None:
     assert [pair for pair in pairs if pair[0] in made] == [
         (abc, midi) for abc, midi in zip(made, many, strict=True) if midi is not None
     ]
+
+
+@pytest.mark.parametrize(
+    ("bars", "body"),
+    [
+        (1, ["A2|"]),
+        (2, ["A2|Bc d2|:"]),
+        (3, ["A2|Bc d2|:", "M:3/4", "|:e4|"]),
+        (4, ["A2|Bc d2|:", "M:3/4", "|:e4|f4:|"]),
+        (5, ["A2|Bc d2|:", "M:3/4", "|:e4|f4:|"]),
+    ],
+)
+def test_a_tune_is_cut_off_behind_whole_bars(bars: int, body: list[str]) -> None:
+    tune = Tune.parse("X:1\nT:One\nM:2/4\nL:1/8\nK:C\nA2|Bc d2|:\nM:3/4\n|:e4|f4:|\n")
+    assert list(cut_off(tune, bars).body) == body
+    assert cut_off(tune, bars).header == tune.header
+
+
+def test_some_tunes_are_short(tunes: Tunes) -> None:
+    sizes = sorted(len(tunes.tune(number)) for number in range(60))
+    assert sizes[10] < 0.6 * sizes[30]
