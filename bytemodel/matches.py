@@ -76,7 +76,10 @@ class Matcher:
     def __init__(self) -> None:
         self._tokens_BL = torch.empty(0, 0, dtype=torch.int16)
         self._said_BT = self._tokens_BL
+        # Behind each of the tokens said: how far what ends at every place but the last agrees with
+        # what ends the row, up to the longest order; and what the lookups say.
         self._runs: list[Tensor] = []
+        self._found: list[Tensor] = []
 
     def read(self, patches_BPS: Tensor) -> None:
         """Add whole patches."""
@@ -85,45 +88,51 @@ class Matcher:
             # In front stands what agrees with nothing, so that every place has enough before it.
             self._tokens_BL = tokens_BL.new_full((len(tokens_BL), ORDERS[-1] + 1), PAD)
         self._tokens_BL = torch.cat((self._tokens_BL, tokens_BL), 1)
-        self._said_BT = tokens_BL[:, :0]
-        # How far what ends at each place but the last agrees with what ends the row.
         stop = self._tokens_BL.shape[1] - 1
         agrees_BL = torch.ones_like(self._tokens_BL[:, ORDERS[-1] : stop], dtype=torch.bool)
-        runs_BL = torch.zeros_like(agrees_BL, dtype=torch.int16)
+        runs_BL = torch.zeros_like(agrees_BL, dtype=torch.int8)
         for back in range(ORDERS[-1]):
             earlier_BL = self._tokens_BL[:, ORDERS[-1] - back : stop - back]
             agrees_BL = agrees_BL & _agree(earlier_BL, self._tokens_BL[:, stop - back, None])
             runs_BL += agrees_BL
-        self._runs = [F.pad(runs_BL, (ORDERS[-1], 0))]
+        self._runs, self._found, self._said_BT = [], [], tokens_BL[:, :0]
+        self._add(F.pad(runs_BL, (ORDERS[-1], 0)), self._tokens_BL)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only (int64 or boolean indexes)."""
         self._tokens_BL, self._said_BT = self._tokens_BL[rows], self._said_BT[rows]
         self._runs = [runs_BL[rows] for runs_BL in self._runs]
+        self._found = [found_BK[rows] for found_BK in self._found]
 
     def look_up(self, said_BT: Tensor) -> Tensor:
         """What the lookups say of the token behind what was read, and of the one behind each of T
         more tokens: int64 (B, T + 1, K)."""
         said_BT = said_BT.to(torch.int16)
+        shorter = min(self._said_BT.shape[1], said_BT.shape[1])
+        same_T = (self._said_BT[:, :shorter] == said_BT[:, :shorter]).all(0)
+        same = int(same_T.cumprod(0).sum())
+        del self._runs[same + 1 :], self._found[same + 1 :]
         text_BL = torch.cat((self._tokens_BL, said_BT), 1)
-        known = self._tokens_BL.shape[1]
-        same = min(self._said_BT.shape[1], said_BT.shape[1])
-        differs = (self._said_BT[:, :same] != said_BT[:, :same]).any(0)
-        same = int(differs.int().argmax()) if bool(differs.any()) else same
-        del self._runs[same + 1 :]
         for place in range(same, said_BT.shape[1]):
-            earlier_BL = text_BL[:, : known + place]
-            runs_BL = F.pad(self._runs[-1], (1, 0)) + 1
-            self._runs.append(runs_BL * _agree(earlier_BL, said_BT[:, place, None]))
+            stop = self._tokens_BL.shape[1] + place
+            runs_BL = F.pad(self._runs[-1], (1, 0)).clamp_(max=ORDERS[-1] - 1) + 1
+            runs_BL *= _agree(text_BL[:, :stop], said_BT[:, place, None])
+            self._add(runs_BL, text_BL[:, : stop + 1])
         self._said_BT = said_BT
-        return torch.stack([self._said_next(text_BL, runs_BL) for runs_BL in self._runs], 1)
+        return torch.stack(self._found, 1)
 
-    @staticmethod
-    def _said_next(text_BL: Tensor, runs_BL: Tensor) -> Tensor:
-        """What followed the last of the runs that are long enough: int64 (B, K)."""
-        after_L = torch.arange(1, runs_BL.shape[1] + 1, device=runs_BL.device)
-        last_BK = torch.stack([((runs_BL >= k) * after_L).amax(1) for k in ORDERS], 1)
-        return text_BL.gather(1, last_BK).long().masked_fill(last_BK == 0, NONE)
+    def _add(self, runs_BL: Tensor, text_BL: Tensor) -> None:
+        rows_N, places_N = (runs_BL >= ORDERS[0]).nonzero(as_tuple=True)
+        # The longest order that each run serves; it serves the shorter ones too.
+        orders_K = torch.tensor(ORDERS, dtype=torch.int8, device=runs_BL.device)
+        kinds_N = torch.bucketize(runs_BL[rows_N, places_N], orders_K, right=True) - 1
+        last_BK = places_N.new_zeros(len(runs_BL), len(ORDERS))
+        cells_N = rows_N * len(ORDERS) + kinds_N
+        last_BK.view(-1).scatter_reduce_(0, cells_N, places_N + 1, "amax")
+        last_BK = last_BK.flip(1).cummax(1).values.flip(1)
+        found_BK = text_BL.gather(1, last_BK).long().masked_fill(last_BK == 0, NONE)
+        self._runs.append(runs_BL)
+        self._found.append(found_BK)
 
 
 def _agree(tokens_BL: Tensor, other_BL: Tensor) -> Tensor:
