@@ -173,21 +173,24 @@ def items(
                 data, suffix = content
                 path = Path(temporary) / f"{reading.stem(row, number)}{suffix}"
                 path.write_bytes(data)
+                place = f"{split}, row {number:,}"
                 try:
                     found = modality.read(path)
+                except Missing as error:
+                    # The next row would need the same.
+                    raise Missing(str(error).replace(str(path), place)) from None
                 except UserError as error:
-                    said = str(error).replace(str(path), f"{split}, row {number:,}")
-                    if isinstance(error, Missing):
-                        raise Missing(said) from None  # the next row would need the same
-                    if named < _MOST_NAMED:
-                        note(f"left out: {said}")
-                    named += 1
-                    yield LeftOut("unusable")
-                    continue
+                    found = [LeftOut("unusable", str(error))]
                 finally:
                     path.unlink()
                 for item in found:
-                    yield item._replace(side=_side(item, side, set(used.values())))
+                    if not isinstance(item, LeftOut):
+                        yield item._replace(side=_side(item, side, set(used.values())))
+                        continue
+                    if named < _MOST_NAMED:
+                        note(f"left out: {item.sentence.replace(str(path), place)}")
+                    named += 1
+                    yield item
     progress(done, done)
 
 

@@ -55,10 +55,12 @@ class Item(NamedTuple):
 class LeftOut(NamedTuple):
     """Something of the source that is not learned, and why: `silent`, `abc2midi finds errors`.
 
-    Reasons are counted in the set's manifest.
+    Reasons are counted in the set's manifest. `sentence`: of a part of a user's file, what the user
+    is told: which it is, what is wrong with it, and the way out.
     """
 
     reason: str
+    sentence: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,13 @@ class Modality(Protocol):
         """
         ...
 
-    def read(self, path: Path) -> Sequence[Item]:
+    def read(self, path: Path) -> Sequence[Item | LeftOut]:
         """The files of a set that a user's file becomes: converted where that loses nothing that
-        the modality keeps.
+        the modality keeps. Of a file of many parts, one that cannot be used is left out.
 
         Names need only be unique within the file, and begin with `path.stem`. Raises `UserError`,
-        one sentence that names the file and the way out, for what cannot be used, and `Missing`
-        where no such file could be.
+        one sentence that names the file and the way out, for a file that cannot be used, and
+        `Missing` where no such file could be.
         """
         ...
 

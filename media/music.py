@@ -88,14 +88,17 @@ class Music:
                 yield Item(f"{stem}.mid", midi, keys)
         progress(len(paths), len(paths))
 
-    def read(self, path: Path) -> Sequence[Item]:
-        """The tunes of an ABC file, cleaned, with their MIDI; or a MIDI file, rewritten plainly."""
+    def read(self, path: Path) -> Sequence[Item | LeftOut]:
+        """The tunes of an ABC file, cleaned, with their MIDI; or a MIDI file, rewritten plainly.
+
+        In a book of many tunes, those that abc2midi finds errors in are left out.
+        """
         data = read_bytes(path)
         # A MIDI file beside an ABC file of its name is the same tune.
         file = f"without extension {path.with_suffix('')}"
         if path.suffix.lower() in (".mid", ".midi") or data.startswith(b"MThd"):
             return [Item(f"{path.stem}.mid", plain_midi(data, str(path)), (file,))]
-        items = []
+        items: list[Item | LeftOut] = []
         text = decode(data, str(path))
         tunes = split_tunes(text)
         if not tunes:
@@ -107,15 +110,16 @@ class Music:
             abc = clean(tune).encode()
             stem = path.stem if len(tunes) == 1 else f"{path.stem}-{number:03d}"
             keys = (*keys_of(tune), *((file,) if len(tunes) == 1 else ()))
-            items.append(Item(f"{stem}.abc", abc, keys))
             try:
-                items.append(Item(f"{stem}.mid", abcmidi.to_midi(abc), keys))
+                midi = abcmidi.to_midi(abc)
             except abcmidi.Refused as error:
                 title = next(iter(_titles(tune)), "without a title")
-                raise UserError(
-                    f"{path}: tune {number} ({title}) is no clean ABC ({error}); mend it or leave"
-                    " it out"
-                ) from None
+                sentence = f"{path}: tune {number} ({title}) is no clean ABC ({error}); mend it"
+                if len(tunes) == 1:
+                    raise UserError(f"{sentence} or leave it out") from None
+                items.append(LeftOut("abc2midi finds errors", sentence))
+                continue
+            items += [Item(f"{stem}.abc", abc, keys), Item(f"{stem}.mid", midi, keys)]
         return items
 
     def pairs(

@@ -185,11 +185,13 @@ def from_files(
             except Missing:
                 raise  # the next file would need the same
             except UserError as error:
-                note(f"left out: {error}")
-                yield LeftOut("unusable")
-                continue
+                items = [LeftOut("unusable", str(error))]
             above = "_".join(path.relative_to(folder).parts[:-1])
             for item in items:
+                if isinstance(item, LeftOut):
+                    note(f"left out: {item.sentence}")
+                    yield item
+                    continue
                 yield item._replace(name=_unlike(taken, f"{above}_{item.name}".lstrip("_")))
         tell(len(paths), len(paths))
 

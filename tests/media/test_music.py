@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpusim.errors import UserError
-from media import abcmidi
+from media import abcmidi, prepared
 from media.modality import Item, LeftOut, Mends
 from media.music import MUSIC, clean, plain_midi, split_tunes
 from media.split import groups
@@ -81,17 +81,41 @@ def test_a_midi_file_beside_an_abc_file_stands_on_its_side(tmp_path: Path) -> No
 
 
 def test_an_error_in_a_tune_is_named_with_its_place(tmp_path: Path) -> None:
-    path = tmp_path / "book.abc"
-    path.write_text(f"{TUNE}\nX:2\nT:The Wrong Turn\nK:C\nCDE]F|\n")
+    path = tmp_path / "tune.abc"
+    path.write_text("X:2\nT:The Wrong Turn\nK:C\nCDE]F|\n")
     with pytest.raises(UserError) as caught:
         MUSIC.read(path)
     assert str(caught.value).startswith(
-        f"{path}: tune 2 (The Wrong Turn) is no clean ABC (line 4, character "
+        f"{path}: tune 1 (The Wrong Turn) is no clean ABC (line 4, character "
     )
+    assert str(caught.value).endswith("; mend it or leave it out")
     for text in ("", "no tune", "X:1\nT:no key\nabc\n"):
         path.write_text(text)
         with pytest.raises(UserError, match="holds no ABC tune"):
             MUSIC.read(path)
+
+
+def test_of_a_book_the_tunes_without_errors_are_learned(tmp_path: Path) -> None:
+    path = tmp_path / "books" / "book.abc"
+    path.parent.mkdir()
+    path.write_text(f"X:2\nT:The Wrong Turn\nK:C\nCDE]F|\n\n{TUNE}")
+    wrong, abc, midi = MUSIC.read(path)
+    assert isinstance(wrong, LeftOut)
+    assert wrong.sentence.startswith(
+        f"{path}: tune 1 (The Wrong Turn) is no clean ABC (line 4, character "
+    )
+    assert (abc.name, midi.name) == ("book-002.abc", "book-002.mid")
+    others = sorted(MUSIC.sample.glob("*.abc"))[:20]
+    for other in others:
+        (path.parent / other.name).write_bytes(other.read_bytes())
+    told: list[str] = []
+    out = tmp_path / "set"
+    made = prepared.from_files(MUSIC, path.parent, out, prepared.Stages(), told.append)
+    assert told == [f"left out: {wrong.sentence}"]
+    assert made.manifest["left_out"] == {"abc2midi finds errors": 1}
+    found = [file.name for side in ("train", "validation", "test") for file in made.files(side)]
+    assert len(found) == 2 * (1 + len(others))
+    assert {abc.name, midi.name} <= set(found)
 
 
 def test_titles_and_openings_are_keys_whatever_the_spelling_and_the_key(tmp_path: Path) -> None:
