@@ -126,6 +126,7 @@ def score(model: Path, dtype: str, test: list[Path]) -> dict[str, Any]:
         "fingerprint": checkpoint.fingerprint(loaded.model)[:16],
         "dtype": str(kind).removeprefix("torch."),
         "steps": loaded.info.get("step"),
+        "seconds_before": loaded.info.get("task", {}).get("seconds_before", 0),
         "seconds_of_training": loaded.info.get("seconds"),
         "minutes_of_the_run": loaded.info.get("training", {}).get("minutes"),
     }

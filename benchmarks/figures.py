@@ -274,7 +274,8 @@ def compressors(results: list[dict[str, Any]]) -> str:
             figures[best] = f"**{figures[best]}**"
             cells = (
                 f"{result['set']['modality']} {extension}",
-                f"{model['seconds_of_training'] / 60:.0f} of {model['minutes_of_the_run']:g} min",
+                f"{model['seconds_of_training'] / 60:.0f} of {model['minutes_of_the_run']:g} min"
+                + (f" after {before / 60:.0f}" if (before := model.get("seconds_before")) else ""),
                 *(
                     f"{found[side]['files']:,} files, {found[side]['bytes'] / 1e6:.1f} MB"
                     for side in ("train", "test")

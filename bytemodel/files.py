@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,8 +60,20 @@ def going_on(task: Task, start: Checkpoint[Trainable]) -> Task:
         _take_over(model, start.model)
         return model
 
-    about = {**task.about, "start": fingerprint(start.model), "file": str(start.path)}
+    about = {
+        **task.about,
+        "start": fingerprint(start.model),
+        "file": str(start.path),
+        "seconds_before": _seconds_of_training(start.info),
+    }
     return dataclasses.replace(task, build=build, about=about)
+
+
+def _seconds_of_training(info: Mapping[str, Any]) -> float:
+    """How long weights have been trained, by one run after the other, as a checkpoint says it."""
+    task = info.get("task")
+    before = task.get("seconds_before") if isinstance(task, Mapping) else None
+    return sum(said for said in (info.get("seconds"), before) if isinstance(said, int | float))
 
 
 def training_config(steps_per_epoch: int, *, fine_tuning: bool, **chosen: Any) -> TrainConfig:

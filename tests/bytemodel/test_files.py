@@ -241,7 +241,11 @@ def test_a_run_says_what_it_started_from_and_is_ahead_at_once(folder: Path, tmp_
         "kind": "files",
         "start": checkpoint.fingerprint(loaded.model),
         "file": str(tmp_path / "first" / "model.pt"),
+        "seconds_before": loaded.info["seconds"],
     }
+    again = checkpoint.load_any(tmp_path / "second")
+    seconds = loaded.info["seconds"] + again.info["seconds"]
+    assert learning_files(again).about["seconds_before"] == seconds
 
 
 def test_batches_are_what_the_loop_expects(folder: Path) -> None:
