@@ -154,7 +154,7 @@ def load_any(
 
     # A configuration that lies about its size must cost nothing: its layers are counted, and
     # the model is built without memory first.
-    layers = config.patch_layers + (config.byte_layers if labels is None else 0)
+    layers = config.patch_layers + config.byte_layers
     if layers > len(weights):
         raise CheckpointError(
             f"{path}: holds {len(weights):,} tensors where its configuration has {layers:,} layers"

@@ -1,11 +1,14 @@
-"""A classifier of files: the patch-level decoder, its features pooled, one linear map.
+"""A classifier of files: a byte model, what it knows of them pooled, one linear map.
 
-The mean of the features is that of bGPT (Wu et al. 2024, arXiv 2402.19155, section 3.2), except
-that padding is left out of it. In a mean the one patch that tells is lost among many, so
-their largest values, and what the last patch makes of the whole file, stand beside it (Howard and
-Ruder 2018, arXiv 1801.06146). The byte level is not needed: nothing is written.
+The mean of the patch level's features is that of bGPT (Wu et al. 2024, arXiv 2402.19155, section
+3.2), except that padding is left out of it. In a mean the one patch that tells is lost among many,
+so their largest values, and what the last patch makes of the whole file, stand beside it (Howard
+and Ruder 2018, arXiv 1801.06146). But a word may begin at any place of a patch, and the patch level
+tells it from others poorly; so the states of the byte level, of some of the patches, are pooled
+too. Nothing is written: its head is of no use here.
 
-Shape suffixes: B batch, P patches, S patch size, L labels, C width.
+Shape suffixes: B batch, P patches, S patch size, L labels, C width, R patches read closely, E
+width of the byte level.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from bytemodel.config import ModelConfig
-from bytemodel.model import ByteModel, PatchDecoder
+from bytemodel.model import ByteModel
 from bytemodel.patches import PAD, Patches, encode_file, fitting_extension
 
 MOST_WINDOWS = 8
 """Windows that are read of a file longer than the model's sequence, evenly spread over it."""
+READ_CLOSELY = 32
+"""Patches of a window that the byte level reads, which costs four times what the patch level does:
+all of a short one, else some, evenly spread."""
 _PATCHES_AT_ONCE = 4096
 """What is read in one pass; bounds the memory that this takes."""
 _WINDOWS_AT_ONCE = 256
@@ -37,14 +43,16 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         self.labels = tuple(labels)
-        self.patch_decoder = PatchDecoder(config)
-        self.head = nn.Linear(3 * config.patch_width, len(self.labels))
+        self.model = ByteModel(config)
+        if self.model.byte_decoder.modern:
+            self.model.byte_decoder.head.requires_grad_(False)
+        self.head = nn.Linear(3 * config.patch_width + 2 * config.byte_width, len(self.labels))
 
     @classmethod
     def of(cls, model: ByteModel, labels: Sequence[str]) -> Classifier:
-        """A classifier that begins with the patch level of a byte model, and a new head."""
+        """A classifier that begins with a byte model's weights, and a new head."""
         classifier = cls(model.config, labels)
-        classifier.patch_decoder.load_state_dict(model.patch_decoder.state_dict())
+        classifier.model.load_state_dict(model.state_dict())
         return classifier.to(next(model.parameters()).device)
 
     @property
@@ -53,13 +61,47 @@ class Classifier(nn.Module):
 
     def forward(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, L). `lengths_B`: the patches of each row that are no padding."""
-        features_BPC = self.patch_decoder(patches_BPS)
+        conditions = self.model.read(patches_BPS)
+        features_BPC = conditions.features_NC.view(*patches_BPS.shape[:2], -1)
         places_P = torch.arange(patches_BPS.shape[1], device=patches_BPS.device)
-        real_BP1 = (places_P < lengths_B[:, None])[..., None]
-        mean_BC = (features_BPC * real_BP1).sum(1) / lengths_B[:, None]
-        largest_BC = features_BPC.masked_fill(~real_BP1, -torch.inf).amax(1)
+        real_BP = places_P < lengths_B[:, None]
         last_BC = (features_BPC * (places_P == lengths_B[:, None] - 1)[..., None]).sum(1)
-        return cast(Tensor, self.head(torch.cat((mean_BC, largest_BC, last_BC), 1)))
+        patches_BR, read_BR = self._read_closely(patches_BPS, lengths_B)
+        rows_N = patches_BR.flatten()
+        bytes_NS = patches_BPS.flatten(0, 1)[rows_N]
+        states_NSE = self.model.states(
+            conditions.at(rows_N - 1), bytes_NS, self.model.matches(patches_BPS, rows_N)
+        )
+        # A state is of a byte that comes, from all before it.
+        real_NS = read_BR.flatten()[:, None] & (bytes_NS != PAD)
+        states_BTE = states_NSE.reshape(len(patches_BPS), -1, states_NSE.shape[-1])
+        pooled = (
+            *_mean_and_largest(features_BPC, real_BP),
+            last_BC,
+            *_mean_and_largest(states_BTE, real_NS.view(len(patches_BPS), -1)),
+        )
+        return cast(Tensor, self.head(torch.cat(pooled, 1)))
+
+    def _read_closely(self, patches_BPS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches of each row, (B, R), flat indexes b * P + p with p >= 1, and which of them count.
+
+        In training they are others each time.
+        """
+        batch, count, _ = patches_BPS.shape
+        places_R = torch.arange(min(READ_CLOSELY, count - 1), device=patches_BPS.device)
+        stride_B1 = ((lengths_B - 1) / len(places_R)).clamp(min=1)[:, None]
+        shift = torch.rand_like(stride_B1) if self.training else 0.5
+        chosen_BR = 1 + (places_R * stride_B1 + shift * (stride_B1 - 1)).long()
+        starts_B1 = torch.arange(batch, device=patches_BPS.device)[:, None] * count
+        return starts_B1 + chosen_BR.clamp(max=count - 1), chosen_BR < lengths_B[:, None]
+
+
+def _mean_and_largest(values_BTC: Tensor, real_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Over those of T that are real, each (B, C); zeros where none is."""
+    real_BT1 = real_BT[..., None]
+    mean_BC = (values_BTC * real_BT1).sum(1) / real_BT1.sum(1).clamp(min=1)
+    largest_BC = values_BTC.masked_fill(~real_BT1, -torch.inf).amax(1)
+    return mean_BC, largest_BC.masked_fill(~real_BT1.any(1), 0)
 
 
 def file_patches(data: bytes, extension: str, patch_size: int) -> Patches:

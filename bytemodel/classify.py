@@ -39,16 +39,17 @@ def classification(
 ) -> Task:
     """Classification as something that `train.train` can learn.
 
-    `start`: the byte model whose patch level the classifier begins with; None: random weights.
-    `head_only`: the patch level stays as it is. `about`: what else the run's record should say.
-    Raises `UserError` if the patch level would stay random.
+    `start`: the byte model that the classifier begins with; None: random weights. `head_only`: it
+    stays as it is. `about`: what else the run's record should say. Raises `UserError` if it would
+    stay random.
     """
     if head_only and start is None:
         raise UserError("--head-only needs a model that has learned something; name one (--model)")
 
     def build(config: ModelConfig) -> Classifier:
         classifier = Classifier.of(start or ByteModel(config), labels)
-        classifier.patch_decoder.requires_grad_(not head_only)
+        if head_only:
+            classifier.model.requires_grad_(False)
         return classifier
 
     return Task(

@@ -52,12 +52,12 @@ def learning_files(start: Checkpoint[Trainable] | None = None) -> Task:
 def going_on(task: Task, start: Checkpoint[Trainable]) -> Task:
     """The task, begun with the weights of a checkpoint.
 
-    Of a classifier the patch level is taken, and the byte level starts from random weights.
+    Of a classifier, its byte model is taken.
     """
 
     def build(config: ModelConfig) -> ByteModel:
         model = ByteModel(config)
-        _take_over(model, start.model)
+        _take_over(model, _byte_model(start.model))
         return model
 
     about = {
@@ -105,7 +105,7 @@ def fitting_config(
         config = dataclasses.replace(config, max_patches=max_patches)
     if start is not None:
         for field in dataclasses.fields(ModelConfig):
-            if field.name in _FREE or _is_new(start.model, field.name):
+            if field.name in _FREE:
                 continue
             old, new = getattr(start.config, field.name), getattr(config, field.name)
             if old != new:
@@ -116,17 +116,14 @@ def fitting_config(
     return config
 
 
-def _is_new(model: Trainable, setting: str) -> bool:
-    """Whether a setting belongs to a part that the model does not have."""
-    byte_level = setting.startswith("byte_") or setting in ("retrieval", "matching")
-    return isinstance(model, Classifier) and byte_level
+def _byte_model(start: Trainable) -> ByteModel:
+    return start.model if isinstance(start, Classifier) else start
 
 
 @torch.no_grad()
-def _take_over(model: ByteModel, start: Trainable) -> None:
+def _take_over(model: ByteModel, start: ByteModel) -> None:
     """Give a model the weights of another, which may read sequences of another length."""
-    ours, theirs = model.state_dict(), start.state_dict()
-    chosen = {name: tensor for name, tensor in theirs.items() if name in ours}
+    ours, chosen = model.state_dict(), start.state_dict()
     name = "patch_decoder.positions.weight"
     count, known = len(ours[name]), chosen[name]
     # What is new begins as the positions from the first on (as Beltagy et al. 2020,
@@ -136,7 +133,7 @@ def _take_over(model: ByteModel, start: Trainable) -> None:
         beyond = places >= len(known)
         places[beyond] = 1 + (places[beyond] - 1) % (len(known) - 1)
     chosen[name] = known[places.clamp(max=len(known) - 1)]
-    model.load_state_dict(chosen, strict=False)
+    model.load_state_dict(chosen)
 
 
 def loss_and_hits(

@@ -131,8 +131,23 @@ class ByteDecoder(nn.Module):
     ) -> Tensor:
         """Logits (N, T', V) for the positions that follow what `caches` hold.
 
+        The parameters are those of `states`, which they are made of.
+        """
+        states_NTC = self.states(features_NC, bytes_NT, contexts, caches, matches_NTK)
+        return F.linear(states_NTC, self.head.weight if self.modern else self.embedding.weight)
+
+    def states(
+        self,
+        features_NC: Tensor,
+        bytes_NT: Tensor,
+        contexts: list[tuple[Tensor, Tensor] | None],
+        caches: list[KeyValueCache] | None = None,
+        matches_NTK: Tensor | None = None,
+    ) -> Tensor:
+        """What logits are read from, (N, T', C), for the positions that follow what `caches` hold.
+
         `features_NC`: patch-level output of the patch before. `bytes_NT`: the bytes already
-        known and not yet in the caches; a first call gives T+1 logits, since the features
+        known and not yet in the caches; a first call gives T+1 states, since the features
         alone predict byte 0, a call that continues gives T. `matches_NTK`: for as many positions
         what the lookups say, if the model has them.
         """
@@ -156,8 +171,7 @@ class ByteDecoder(nn.Module):
         x_NTC = self.dropout(x_NTC)
         for layer, block in enumerate(self.blocks):
             x_NTC = block(x_NTC, context=contexts[layer], cache=caches[layer] if caches else None)
-        weight = self.head.weight if self.modern else self.embedding.weight
-        return F.linear(self.norm(x_NTC), weight)
+        return cast(Tensor, self.norm(x_NTC))
 
 
 class Matching(nn.Module):
@@ -311,14 +325,21 @@ class ByteModel(nn.Module):
         self, conditions: Conditions, patches_NS: Tensor, matches_NSK: Tensor | None
     ) -> Tensor:
         """Byte-level logits (N, S, V) of patches whose bytes, and `matches`, are known."""
+        contexts = self.byte_decoder.contexts(conditions)
+        known_NT = patches_NS[:, :-1]
         return cast(
             Tensor,
-            self.byte_decoder(
-                conditions.features_NC,
-                patches_NS[:, :-1],
-                self.byte_decoder.contexts(conditions),
-                matches_NTK=matches_NSK,
-            ),
+            self.byte_decoder(conditions.features_NC, known_NT, contexts, None, matches_NSK),
+        )
+
+    def states(
+        self, conditions: Conditions, patches_NS: Tensor, matches_NSK: Tensor | None
+    ) -> Tensor:
+        """What those logits are read from, (N, S, E)."""
+        contexts = self.byte_decoder.contexts(conditions)
+        known_NT = patches_NS[:, :-1]
+        return self.byte_decoder.states(
+            conditions.features_NC, known_NT, contexts, None, matches_NSK
         )
 
 

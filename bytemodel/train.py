@@ -175,11 +175,10 @@ def build_optimizers(model: Trainable, config: TrainConfig) -> list[torch.optim.
     """
     if model.config.family == "published":
         return [torch.optim.AdamW(model.parameters(), lr=config.published_lr, fused=True)]
-    head = (model.byte_decoder if isinstance(model, ByteModel) else model).head.weight
     matrices = [
         module.weight
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and module.weight is not head
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.split(".")[-1] != "head"
     ]
     chosen = {id(matrix) for matrix in matrices}
     others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]

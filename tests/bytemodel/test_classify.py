@@ -69,9 +69,33 @@ def test_features_are_pooled_over_a_files_own_patches_whatever_pads_the_batch(
     lengths = torch.tensor([len(patches) for patches in files])
     found = classifier(torch.from_numpy(batch), lengths)
     for row, patches in zip(found, files, strict=True):
-        features = model.patch_decoder(torch.from_numpy(patches)[None])[0]
-        pooled = torch.cat((features.mean(0), features.max(0).values, features[-1]))
-        torch.testing.assert_close(row, classifier.head(pooled), atol=1e-4, rtol=1e-4)
+        tokens = torch.from_numpy(patches)
+        features = model.patch_decoder(tokens[None])[0]
+        targets = torch.arange(1, len(tokens))
+        conditions = model.read(tokens[None]).at(targets - 1)
+        states = model.states(conditions, tokens[targets], model.matches(tokens[None], targets))
+        states = states[tokens[targets] != PAD]
+        parts = (features.mean(0), features.amax(0), features[-1], states.mean(0), states.amax(0))
+        torch.testing.assert_close(row, classifier.head(torch.cat(parts)), atol=1e-4, rtol=1e-4)
+
+
+@given(st.lists(st.integers(1, 24), min_size=1, max_size=5), st.integers(1, 9), st.booleans())
+def test_of_a_long_file_some_patches_are_read_closely_and_of_a_short_one_all(
+    sizes: list[int], closely: int, training: bool
+) -> None:
+    classifier = random_classifier().train(training)
+    longest = max(*sizes, 2)
+    patches = torch.zeros(len(sizes), longest, SIZE, dtype=torch.int64)
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr("bytemodel.classifier.READ_CLOSELY", closely)
+        flat, counted = classifier._read_closely(patches, torch.tensor(sizes))
+    for row, (size, places, real) in enumerate(zip(sizes, flat, counted, strict=True)):
+        chosen = (places - row * longest)[real].tolist()
+        assert len(chosen) == len(set(chosen)) == min(size - 1, closely, longest - 1)
+        assert all(1 <= place < size for place in chosen)
+        assert all(row * longest < place < (row + 1) * longest for place in places.tolist())
+        gaps = np.diff([0, *chosen, size])
+        assert gaps.max() <= 2 * max(1, (size - 1) / min(closely, longest - 1)) + 1
 
 
 @pytest.mark.parametrize("patches", [0, 5, 6, 7, 12, 13, 100])
@@ -146,7 +170,7 @@ def test_a_classifier_is_saved_with_its_labels_and_never_taken_for_a_byte_model(
         ([], "no usable labels"),
         ("abc", "no usable labels"),
         ([1, 2, 3], "no usable labels"),
-        (["a", "b"], r"'head.weight' has shape \(3, 48\) where its configuration says \(2, 48\)"),
+        (["a", "b"], r"'head.weight' has shape \(3, 80\) where its configuration says \(2, 80\)"),
         (["a"] * (1 << 15), "head.weight"),
     ],
 )
@@ -394,7 +418,7 @@ def test_training_the_head_alone_leaves_the_rest_as_it_was(folder: Path, tmp_pat
     steps = checkpoint.load_any(tmp_path / "run" / "checkpoints" / "step-00000040.pt")
     before = Classifier.of(random_model("local"), ["digits", "dna"]).state_dict()
     for name, tensor in steps.model.state_dict().items():
-        assert torch.equal(tensor, before[name]) == name.startswith("patch_decoder."), name
+        assert torch.equal(tensor, before[name]) == name.startswith("model."), name
 
 
 def test_a_head_alone_on_random_weights_is_refused() -> None:

@@ -193,16 +193,14 @@ def test_a_model_goes_on_from_one_that_reads_another_length(family: Any, longest
     assert torch.equal(model.eval()(tokens, targets), old(tokens, targets))
 
 
-def test_of_a_classifier_the_patch_level_is_taken() -> None:
+def test_of_a_classifier_the_byte_model_is_taken() -> None:
     classifier = Classifier.of(random_model(), ["a", "b"])
-    other = dataclasses.replace(SMALLEST, byte_layers=1, retrieval=False, matching=False)
-    for config in (None, other):
-        fitting = fitting_config(start(classifier), config, None)
-        model = learning_files(start(classifier)).build(fitting)
-        known = classifier.patch_decoder.state_dict()
-        for name, tensor in model.patch_decoder.state_dict().items():
-            assert torch.equal(tensor, known[name])
-        assert isinstance(model, ByteModel)
+    fitting = fitting_config(start(classifier), None, None)
+    model = learning_files(start(classifier)).build(fitting)
+    assert isinstance(model, ByteModel)
+    known = classifier.model.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, known[name]), name
 
 
 @pytest.mark.parametrize(
