@@ -24,6 +24,8 @@ from cpusim.errors import UserError, nearest
 from cpusim.files import atomic_write, read_bytes
 
 _SCHEDULE = {"warmup_steps": 20, "evaluate_every": 200}
+_RATES = {"matrix_lr": 3e-3, "other_lr": 3e-3}
+"""To go on from a byte model: higher than for more of the same, since this is something else."""
 _SMOOTHING = 0.1
 """How much of the certainty is asked to go to all labels alike (Szegedy et al. 2016, arXiv
 1512.00567). The loss on what is held out then falls as long as fewer files are mistaken, instead of
@@ -73,7 +75,7 @@ def training_config(*, fine_tuning: bool, validates: bool = False, **chosen: Any
     `validates`: whether the source has files to choose by. Then the weights are kept that were
     evaluated best; else the last ones, since the files to judge by should decide nothing.
     """
-    rates = FINE_TUNING if fine_tuning else {}
+    rates = {**FINE_TUNING, **_RATES} if fine_tuning else {}
     keep = {"keep": "best" if validates else "last"}
     return TrainConfig.from_dict({**_SCHEDULE, **keep, **rates, **chosen})
 
