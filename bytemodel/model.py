@@ -133,7 +133,10 @@ class ByteDecoder(nn.Module):
 
         The parameters are those of `states`, which they are made of.
         """
-        states_NTC = self.states(features_NC, bytes_NT, contexts, caches, matches_NTK)
+        return self.logits(self.states(features_NC, bytes_NT, contexts, caches, matches_NTK))
+
+    def logits(self, states_NTC: Tensor) -> Tensor:
+        """What is read from `states`: logits (N, T', V)."""
         return F.linear(states_NTC, self.head.weight if self.modern else self.embedding.weight)
 
     def states(
@@ -325,12 +328,7 @@ class ByteModel(nn.Module):
         self, conditions: Conditions, patches_NS: Tensor, matches_NSK: Tensor | None
     ) -> Tensor:
         """Byte-level logits (N, S, V) of patches whose bytes, and `matches`, are known."""
-        contexts = self.byte_decoder.contexts(conditions)
-        known_NT = patches_NS[:, :-1]
-        return cast(
-            Tensor,
-            self.byte_decoder(conditions.features_NC, known_NT, contexts, None, matches_NSK),
-        )
+        return self.byte_decoder.logits(self.states(conditions, patches_NS, matches_NSK))
 
     def states(
         self, conditions: Conditions, patches_NS: Tensor, matches_NSK: Tensor | None
