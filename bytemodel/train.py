@@ -41,6 +41,7 @@ from bytemodel.data import AdaptiveSource, SizedBatch, Source
 from bytemodel.distributed import Ranks, joined, own_device
 from bytemodel.metrics import plot, read_metrics
 from bytemodel.model import ByteModel
+from bytemodel.muon import Muon
 from cpusim.errors import UserError
 from cpusim.files import atomic_write
 
@@ -159,6 +160,11 @@ def pick_dtype(name: str, device: torch.device) -> Dtype:
     """`auto` is bfloat16 where the hardware multiplies it natively, else float32."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    return native_dtype(device)
+
+
+def native_dtype(device: torch.device) -> Dtype:
+    """The faster of the two precisions."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -170,8 +176,8 @@ def pick_dtype(name: str, device: torch.device) -> Dtype:
 def build_optimizers(model: Trainable, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for the published family; Muon for the local one's matrices, AdamW for the rest.
 
-    Muon (Jordan et al. 2024) orthogonalises each update; embeddings, norms and the head
-    are not the linear maps that it is meant for.
+    Muon orthogonalises each update; embeddings, norms and the head are not the linear maps that
+    it is meant for.
     """
     if model.config.family == "published":
         return [torch.optim.AdamW(model.parameters(), lr=config.published_lr, fused=True)]
@@ -183,11 +189,11 @@ def build_optimizers(model: Trainable, config: TrainConfig) -> list[torch.optim.
     chosen = {id(matrix) for matrix in matrices}
     others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
     return [
-        torch.optim.Muon(
+        Muon(
             matrices,
             lr=config.matrix_lr,
             weight_decay=config.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
+            dtype=native_dtype(next(model.parameters()).device),
         ),
         torch.optim.AdamW(
             others, lr=config.other_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True

@@ -43,7 +43,8 @@ class Tune:
         return cls(tuple(lines[: first + 1]), tuple(lines[first + 1 :]))
 
     def __str__(self) -> str:
-        return "\n".join((*self.header, *self.body)) + "\n"
+        # An empty line would end the tune.
+        return "\n".join((*self.header, *filter(str.strip, self.body))) + "\n"
 
     def field(self, name: str) -> str:
         """What the header's first such line says; nothing if there is none."""

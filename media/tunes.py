@@ -28,7 +28,7 @@ from media import abcmidi, abctext
 from media.abctext import FIELD, PITCH, Key, Tune
 from media.music import keys_of
 
-RECIPE = 2
+RECIPE = 3
 """Raised by one whenever the same seed and number give another tune."""
 
 _VARIED = 0.5

@@ -45,6 +45,12 @@ def test_none_comes_twice_and_all_are_whole(tunes: Tunes) -> None:
     assert len({tune.split("\nK:")[1].split("\n")[0] for tune in made}) > 20
 
 
+def test_a_line_that_lost_all_it_held_is_left_out() -> None:
+    """Else abc2midi would see two tunes, of which the second is none."""
+    tune = Tune.parse("X:1\nT:two lines\nM:2/4\nL:1/8\nK:D\ncecc|\nBAGA|\n")
+    assert str(Tune(tune.header, ("cecc|", " ", "BAGA|", ""))) == str(tune)
+
+
 def test_titles_and_openings_of_what_is_held_out_never_come() -> None:
     # Everything that would be made is held out, but for what the second draw gives.
     free = Tunes(TRAINING, (), seed=1)
