@@ -70,7 +70,9 @@ class Classifier(nn.Module):
         rows_N = patches_BR.flatten()
         bytes_NS = patches_BPS.flatten(0, 1)[rows_N]
         states_NSE = self.model.states(
-            conditions.at(rows_N - 1), bytes_NS, self.model.matches(patches_BPS, rows_N)
+            conditions.at(rows_N - 1, patches_BR.shape[1]),
+            bytes_NS,
+            self.model.matches(patches_BPS, rows_N),
         )
         # A state is of a byte that comes, from all before it.
         real_NS = read_BR.flatten()[:, None] & (bytes_NS != PAD)

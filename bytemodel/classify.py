@@ -66,6 +66,7 @@ def classification(
             "head_only": head_only,
             **(about or {}),
         },
+        many_shapes=True,
     )
 
 

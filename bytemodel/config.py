@@ -51,8 +51,9 @@ class ModelConfig(Config):
     `*_layers`, `*_width`, `*_heads`: of the patch-level and the byte-level decoder.
     Of the local family alone: `retrieval`, whether the byte level also reads the bytes of
     earlier patches that the patch level looks up; `matching`, whether it is told what
-    followed when its last few bytes stood together before; `rotary_share`, the part of each head's
-    width that is rotated by position, the rest being compared by content alone.
+    followed when its last few bytes stood together before; `recall`, whether each byte looks up
+    single bytes of all patches before, by what stands in front of them; `rotary_share`, the part of
+    each head's width that is rotated by position, the rest being compared by content alone.
     """
 
     family: Family = "local"
@@ -67,6 +68,7 @@ class ModelConfig(Config):
     dropout: float = 0.0
     retrieval: bool = False
     matching: bool = False
+    recall: bool = False
     rotary_share: float = 1.0
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ class ModelConfig(Config):
             raise ConfigError(
                 f"ModelConfig.rotary_share is {self.rotary_share}; it must be in [0, 1]"
             )
-        for part in ("retrieval", "matching"):
+        for part in ("retrieval", "matching", "recall"):
             if getattr(self, part) and self.family == "published":
                 raise ConfigError(f"the published family has no {part}; leave it out")
         for level, width, heads in (
@@ -101,6 +103,15 @@ class ModelConfig(Config):
             )
 
 
+_COMPACT = ModelConfig(
+    patch_width=192,
+    patch_heads=4,
+    byte_layers=3,
+    dropout=0.1,
+    retrieval=True,
+    matching=True,
+    rotary_share=0.5,
+)
 PRESETS: dict[str, ModelConfig] = {
     "tiny": ModelConfig(
         patch_layers=2,
@@ -113,15 +124,8 @@ PRESETS: dict[str, ModelConfig] = {
         rotary_share=0.5,
     ),
     "small": ModelConfig(patch_heads=4, retrieval=True, rotary_share=0.5),
-    "compact": ModelConfig(
-        patch_width=192,
-        patch_heads=4,
-        byte_layers=3,
-        dropout=0.1,
-        retrieval=True,
-        matching=True,
-        rotary_share=0.5,
-    ),
+    "compact": _COMPACT,
+    "converter": dataclasses.replace(_COMPACT, recall=True),
     "published": ModelConfig(
         family="published",
         patch_layers=12,
@@ -134,8 +138,8 @@ PRESETS: dict[str, ModelConfig] = {
     ),
 }
 """`tiny`: for tests. `small`: about 7 M parameters, learns CPU states on two cores. `compact`:
-about 5 M, for files; a third faster, below 10 MB in bfloat16.
-`published`: the paper's 110 M."""
+about 5 M, for files; a third faster, below 10 MB in bfloat16. `converter`: that, with `recall`, for
+conversions. `published`: the paper's 110 M."""
 
 
 def preset(name: str) -> ModelConfig:

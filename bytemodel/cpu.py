@@ -198,14 +198,19 @@ class ByteModelStepper:
                 self._asked, self._predict = None, self._compiled()
         batches = list(_batches(lengths, _PATCHES_PER_BATCH[self.device.type]))
         order = list(itertools.chain.from_iterable(batches))
-        told = (self._read([cases[index] for index in batch]) for batch in batches)
-        passes = _recut(told, itertools.repeat(_STATES_PER_PASS[self.device.type]))
-        answers = _recut(map(self._answers, passes), (lengths[index] for index in order))
+        read = (self._read([cases[index] for index in batch]) for batch in batches)
+        if self.model.config.recall:
+            # What bytes look up belongs to a batch, so each is answered by itself.
+            passes = (self._answers(*batch_read) for batch_read in read)
+        else:
+            told = _recut(map(_rows, read), itertools.repeat(_STATES_PER_PASS[self.device.type]))
+            passes = (self._answers(*self._told(some)) for some in told)
+        answers = _recut(passes, (lengths[index] for index in order))
         for index, rows in zip(order, answers, strict=True):
             yield index, Predictions(*(row.numpy() for row in rows))
 
     @torch.inference_mode()
-    def _read(self, cases: Sequence[Case]) -> Rows:
+    def _read(self, cases: Sequence[Case]) -> Told:
         """Of each state that follows a record, and of the end: its tokens, and what the byte level
         is told (`Conditions`, `matches`); a row each, case after case."""
         batch = collate(
@@ -215,19 +220,18 @@ class ByteModelStepper:
         with self._autocast():
             told = self.model.read(patches_BPS).at(targets_N - 1)
         matches = self.model.matches(patches_BPS, targets_N)
-        return (
-            patches_BPS.flatten(0, 1)[targets_N],
-            *(rows for rows in (*told, matches) if rows is not None),
-        )
+        return patches_BPS.flatten(0, 1)[targets_N], told, matches
+
+    def _told(self, rows: Rows) -> Told:
+        """What `_rows` made rows of."""
+        expected_NS, features_NC, previous_NS, *more = rows
+        found = more.pop(0) if self.model.config.retrieval else None
+        matches = more.pop(0) if self.model.config.matching else None
+        return expected_NS, Conditions(features_NC, previous_NS, found), matches
 
     @torch.inference_mode()
-    def _answers(self, rows: Rows) -> Rows:
+    def _answers(self, expected_NS: torch.Tensor, told: Conditions, matches: Matches) -> Rows:
         """Most probable tokens, the probability of the expected ones, and of these: all (N, S)."""
-        expected_NS, features_NC, previous_NS, *more = rows
-        config = self.model.config
-        found = more.pop(0) if config.retrieval else None
-        matches = more.pop(0) if config.matching else None
-        told = Conditions(features_NC, previous_NS, found)
         with self._autocast():
             logits_NSV = self._predict(told, expected_NS, matches).float()
         best_NS, said_NS = logits_NSV.max(-1)
@@ -246,7 +250,7 @@ class ByteModelStepper:
     def _compiled(self) -> Predict:
         """The byte level, compiled at its first call if that is possible here."""
         plain, size = self.model.predict, _STATES_PER_PASS["cpu"]
-        if self.device.type != "cpu" or shutil.which("gcc") is None:
+        if self.device.type != "cpu" or shutil.which("gcc") is None or self.model.config.recall:
             return plain
         compiled = torch.compile(plain, dynamic=False)
 
@@ -274,6 +278,16 @@ class ByteModelStepper:
 Predict = Callable[[Conditions, torch.Tensor, torch.Tensor | None], torch.Tensor]
 Rows = tuple[torch.Tensor, ...]
 """Tensors with equally many rows, one a state."""
+Matches = torch.Tensor | None
+Told = tuple[torch.Tensor, Conditions, Matches]
+"""The tokens of states, and what the byte level is told of each."""
+
+
+def _rows(told: Told) -> Rows:
+    """What can be cut anew, without what a model does not have."""
+    expected_NS, conditions, matches = told
+    parts = conditions.features_NC, conditions.previous_NS, conditions.found_NSE, matches
+    return (expected_NS, *(part for part in parts if part is not None))
 
 
 @torch.inference_mode()

@@ -50,14 +50,20 @@ def share_targets(
     `UserError` if there are more parts than targets.
     """
     count, length = len(targets_N), patches_BPS.shape[1]
-    if ranks > count:
-        raise UserError(
-            f"{ranks} processes are more than the {count} patches that a step predicts; start fewer"
-        )
+    refuse_more_than(count, ranks)
     part = slice(rank * count // ranks, (rank + 1) * count // ranks)
     targets = targets_N[part]
     first, last = int(targets[0]) // length, int(targets[-1]) // length
     return part, patches_BPS[first : last + 1], targets - first * length
+
+
+def refuse_more_than(targets: int, ranks: int) -> None:
+    """Raise `UserError` if there are more processes than patches to predict."""
+    if ranks > targets:
+        raise UserError(
+            f"{ranks} processes are more than the {targets} patches that a step predicts; start"
+            " fewer"
+        )
 
 
 class SizedBatch(Protocol):

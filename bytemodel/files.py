@@ -45,6 +45,7 @@ def learning_files(start: Checkpoint[Trainable] | None = None) -> Task:
         rate="bytes_per_second",
         plot=plot,
         about={"kind": "files", "start": None, "file": None},
+        many_shapes=True,
     )
     return task if start is None else going_on(task, start)
 
@@ -108,7 +109,8 @@ def fitting_config(
             if field.name in _FREE:
                 continue
             old, new = getattr(start.config, field.name), getattr(config, field.name)
-            if old != new:
+            # What is new begins without effect.
+            if old != new and not (field.name == "recall" and new):
                 raise UserError(
                     f"{start.path}: its {field.name} is {old}, that of the model to train {new}, so"
                     " its weights do not fit; leave out --preset to train a model of its shape"
@@ -122,8 +124,11 @@ def _byte_model(start: Trainable) -> ByteModel:
 
 @torch.no_grad()
 def _take_over(model: ByteModel, start: ByteModel) -> None:
-    """Give a model the weights of another, which may read sequences of another length."""
-    ours, chosen = model.state_dict(), start.state_dict()
+    """Give a model the weights of another, which may read sequences of another length, or not
+    recall single bytes."""
+    ours = model.state_dict()
+    new = {name: value for name, value in ours.items() if ".recall." in name}
+    chosen = {**new, **start.state_dict()}
     name = "patch_decoder.positions.weight"
     count, known = len(ours[name]), chosen[name]
     # What is new begins as the positions from the first on (as Beltagy et al. 2020,
@@ -142,7 +147,8 @@ def loss_and_hits(
     """Cross-entropy (nats a byte) to minimise and to report, over the bytes that are asked for, and
     which of those are right: bool (bytes,)."""
     wanted_NS = patches_BPS.flatten(0, 1)[targets_N]
-    logits_NSV = model(patches_BPS, targets_N)
+    # Every row asks for as many, if only of its padding.
+    logits_NSV = model(patches_BPS, targets_N, len(targets_N) // len(patches_BPS))
     nats_NS = F.cross_entropy(
         logits_NSV.float().flatten(0, 1), wanted_NS.flatten(), reduction="none"
     ).view(wanted_NS.shape)

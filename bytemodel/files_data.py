@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from bytemodel.config import ModelConfig
-from bytemodel.data import share_targets
+from bytemodel.data import refuse_more_than
 from bytemodel.folder import given_split, is_held_out, scan
 from bytemodel.patches import (
     PAD,
@@ -275,9 +275,23 @@ class FileBatch(NamedTuple):
         return int(self.asked_NS.sum())
 
     def share(self, rank: int, ranks: int) -> FileBatch:
-        """The part of one of several processes."""
-        chosen, patches, targets = share_targets(self.patches_BPS, self.targets_N, rank, ranks)
-        return FileBatch(patches, targets, self.asked_NS[chosen])
+        """The part of one of several processes: some of the rows or, if there are fewer rows than
+        processes, some of the targets of one, so that each row has as many as before."""
+        rows, length, _ = self.patches_BPS.shape
+        per_row = len(self.targets_N) // rows
+        refuse_more_than(len(self.targets_N), ranks)
+        first = rank * rows // ranks
+        if rows >= ranks:
+            last = (rank + 1) * rows // ranks
+            chosen = slice(first * per_row, last * per_row)
+        else:
+            last = first + 1
+            sharing = [other for other in range(ranks) if other * rows // ranks == first]
+            place, count = sharing.index(rank), len(sharing)
+            start = first * per_row
+            chosen = slice(start + place * per_row // count, start + (place + 1) * per_row // count)
+        targets = self.targets_N[chosen] - first * length
+        return FileBatch(self.patches_BPS[first:last], targets, self.asked_NS[chosen])
 
 
 class Window(NamedTuple):

@@ -22,7 +22,7 @@ from bytemodel.draft import rough_copy
 from bytemodel.layers import KeyValueCache
 from bytemodel.lookup import Lookup
 from bytemodel.matches import Matcher
-from bytemodel.model import ByteDecoder, ByteModel, Conditions
+from bytemodel.model import ByteDecoder, ByteModel, Conditions, Contexts
 from bytemodel.patches import PAD, Patches, decode_bytes, extension_patch, pad_to_patches
 from cpusim.errors import UserError
 
@@ -117,7 +117,7 @@ class Session:
             read = self.model.read(patches_BPS, self._caches)
         count = patches_BPS.shape[1]
         last_B = torch.arange(1, len(patches_BPS) + 1, device=self.device) * count - 1
-        self._conditions = read.at(last_B)
+        self._conditions = read.at(last_B, per_row=1)
         self.length = length
         if self._matcher is not None:
             self._matcher.read(patches_BPS)
@@ -183,7 +183,7 @@ class Session:
     def _drafted(
         self,
         tokens_BT: Tensor,
-        contexts: list[tuple[Tensor, Tensor] | None],
+        contexts: Contexts,
         caches: list[KeyValueCache],
         sampling: Chooser,
         rng: torch.Generator | None,
@@ -207,7 +207,7 @@ class Session:
         self,
         decoder: ByteDecoder,
         tokens_BT: Tensor,
-        contexts: list[tuple[Tensor, Tensor] | None],
+        contexts: Contexts,
         caches: list[KeyValueCache],
     ) -> Tensor:
         """What a byte level says behind each of a patch's tokens that its caches do not hold."""

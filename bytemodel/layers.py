@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -254,6 +255,120 @@ class Retrieval(nn.Module):
             keys, values = cache.append(keys, values)
         found = attend(queries, keys, values, 1 / math.sqrt(width))
         return found[:, 0].view(bytes_BTSE.shape)
+
+
+class Recalled(NamedTuple):
+    """What `Recall` may look up: keys and values of the bytes of B sequences, (B, H, L, D), and of
+    each of N predicted patches the sequence, int64 (N,), and how many bytes stand before it, int64
+    (N,). `per_row`: how many patches each sequence has, if that is known to be the same and they
+    are in order."""
+
+    keys_BHLD: Tensor
+    values_BHLD: Tensor
+    rows_N: Tensor
+    known_N: Tensor
+    per_row: int | None = None
+
+    def at(self, index: Tensor, per_row: int | None = None) -> Recalled:
+        """Of some of the patches."""
+        return self._replace(
+            rows_N=self.rows_N[index], known_N=self.known_N[index], per_row=per_row
+        )
+
+
+class RecallCache(KeyValueCache):
+    """Keys and values of the bytes read, and the last few bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_BT: Tensor | None = None
+
+    def select(self, rows: Tensor) -> None:
+        super().select(rows)
+        if self.last_BT is not None:
+            self.last_BT = self.last_BT[rows]
+
+
+class Recall(nn.Module):
+    """Lets each byte that is to be predicted look up single bytes of all patches before its own.
+
+    `Retrieval` finds whole patches; but what a converted file needs next of its source, say, stands
+    at any place of a patch. A byte is found by itself and the three before it, which are a key
+    that any place gives alike (as n-grams in Pagnoni et al. 2024, arXiv 2412.09871), and by
+    what the patch level knows of its patch.
+    """
+
+    heads = 4
+    head_width = 32
+    before = 3
+    """How many bytes in front of each are part of its key."""
+
+    def __init__(self, width: int, patch_width: int, *, dropout: float) -> None:
+        super().__init__()
+        inner = self.heads * self.head_width
+        self.mix = nn.Linear((1 + self.before) * width, width, bias=False)
+        self.key_value = nn.Linear(2 * width, 2 * inner, bias=False)
+        self.patch_key = nn.Linear(patch_width, inner, bias=False)
+        self.norm = norm(width, modern=True)
+        self.query = nn.Linear(width, inner, bias=False)
+        self.scale_H = nn.Parameter(torch.ones(self.heads))
+        self.out = nn.Linear(inner, width, bias=False)
+        self.dropout = Dropout(dropout)
+
+    def _split(self, x_BTC: Tensor) -> Tensor:
+        return x_BTC.view(*x_BTC.shape[:2], self.heads, self.head_width).transpose(1, 2)
+
+    def _normalise(self, x_BHTD: Tensor) -> Tensor:
+        return F.rms_norm(x_BHTD, (self.head_width,))
+
+    def keys_and_values(
+        self, bytes_BLE: Tensor, before_BTE: Tensor | None, features_BPC: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values, (B, H, L, D), of embedded bytes. `before_BTE`: up to `before` of those
+        in front of the first."""
+        start = 0 if before_BTE is None else before_BTE.shape[1]
+        text = bytes_BLE if before_BTE is None else torch.cat((before_BTE, bytes_BLE), 1)
+        text = F.pad(text, (0, 0, self.before - start, 0))
+        length = bytes_BLE.shape[1]
+        runs = [text[:, first : first + length] for first in range(self.before + 1)]
+        mixed = self.mix(torch.cat(runs, -1)).relu().square()
+        keys, values = self.key_value(torch.cat((bytes_BLE, mixed), -1)).chunk(2, -1)
+        of_patch = self.patch_key(features_BPC).repeat_interleave(
+            length // features_BPC.shape[1], 1
+        )
+        return self._normalise(self._split(keys + of_patch)), self._split(values)
+
+    def forward(self, x_NTC: Tensor, recalled: Recalled) -> Tensor:
+        """What is added to `x_NTC`, (N, T, C), states of bytes of N patches."""
+        queries = self._normalise(self._split(self.query(self.norm(x_NTC))))
+        queries = queries * self.scale_H.to(queries.dtype)[:, None, None]
+        found = self._found(queries, recalled)
+        return cast(Tensor, self.dropout(self.out(found.transpose(1, 2).flatten(2))))
+
+    def _found(self, queries_NHTD: Tensor, recalled: Recalled) -> Tensor:
+        keys, values, rows_N, known_N, per_row = recalled
+        if per_row is None and len(keys) == 1:
+            per_row = len(rows_N)
+        if per_row is None:
+            found = torch.empty_like(queries_NHTD)
+            for row in sorted(set(rows_N.tolist())):
+                chosen = (rows_N == row).nonzero()[:, 0]
+                of_row = Recalled(keys[row, None], values[row, None], rows_N, known_N).at(chosen)
+                found[chosen] = self._found(queries_NHTD[chosen], of_row).to(found.dtype)
+            return found
+        batch, (_, heads, times, width) = len(keys), queries_NHTD.shape
+        queries_BHQD = (
+            queries_NHTD.view(batch, per_row, heads, times, width).transpose(1, 2).flatten(2, 3)
+        )
+        places_L = torch.arange(keys.shape[2], dtype=torch.int32, device=keys.device)
+        mask_NL = places_L < known_N[:, None]
+        mask_BQL = mask_NL.view(batch, per_row, 1, -1).expand(-1, -1, times, -1).flatten(1, 2)
+        # Fused: rows are long here, and the scores of all would be hundreds of megabytes.
+        found_BHQD = F.scaled_dot_product_attention(
+            queries_BHQD, keys, values, attn_mask=mask_BQL[:, None], scale=width**-0.5
+        )
+        found = found_BHQD.view(batch, heads, per_row, times, width)
+        return found.transpose(1, 2).flatten(0, 1)
 
 
 class Block(nn.Module):

@@ -10,8 +10,9 @@ Two families from the same classes (Wu et al. 2024, arXiv 2402.19155):
 - `local`: the byte level also attends to the bytes of the previous patch, and the
   patch-level output reaches each byte position through a projection of its own
   (as in MEGABYTE, Yu et al. 2023). The patch level uses rotary positions and QK-norm. With
-  `retrieval` the byte level also reads the bytes of patches that the patch level looks up, and
-  with `matching` it is told at every byte what followed the last few before (`matches.py`).
+  `retrieval` the byte level also reads the bytes of patches that the patch level looks up, with
+  `matching` it is told at every byte what followed the last few before (`matches.py`), and with
+  `recall` every byte looks up single bytes of all patches before.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bytemodel.config import ModelConfig
-from bytemodel.layers import Block, Dropout, KeyValueCache, Retrieval, norm, rotary_table
+from bytemodel.layers import (
+    Block,
+    Dropout,
+    KeyValueCache,
+    Recall,
+    RecallCache,
+    Recalled,
+    Retrieval,
+    norm,
+    rotary_table,
+)
 from bytemodel.matches import ORDERS, matches
 from bytemodel.patches import PAD, VOCABULARY
 
@@ -33,16 +44,30 @@ class Conditions(NamedTuple):
 
     `features_NC`: patch-level output of the patch before. `previous_NS`: that patch's bytes.
     `found_NSE`: embedded bytes that were looked up in earlier patches, if the model does that.
+    `recalled`: what bytes may look up, likewise.
     """
 
     features_NC: Tensor
     previous_NS: Tensor
     found_NSE: Tensor | None
+    recalled: Recalled | None = None
 
-    def at(self, index: Tensor) -> Conditions:
-        """Those of some of the patches only; `index` chooses rows, by number or by mask."""
+    def at(self, index: Tensor, per_row: int | None = None) -> Conditions:
+        """Those of some of the patches only; `index` chooses rows, by number or by mask.
+
+        `per_row`: so many of each sequence, in order; quicker, where bytes look up others.
+        """
         found = None if self.found_NSE is None else self.found_NSE[index]
-        return Conditions(self.features_NC[index], self.previous_NS[index], found)
+        recalled = None if self.recalled is None else self.recalled.at(index, per_row)
+        return Conditions(self.features_NC[index], self.previous_NS[index], found, recalled)
+
+
+class Contexts(NamedTuple):
+    """What the byte level's layers attend to besides the bytes of a patch: each layer's keys and
+    values, None where there are none; and what single bytes may look up."""
+
+    layers: list[tuple[Tensor, Tensor] | None]
+    recalled: Recalled | None
 
 
 class PatchDecoder(nn.Module):
@@ -103,6 +128,11 @@ class ByteDecoder(nn.Module):
             self.bridge = nn.Linear(config.patch_width, config.patch_size * width, bias=False)
             self.head = nn.Linear(width, VOCABULARY, bias=False)
         self.matching = Matching(width) if config.matching else None
+        self.recall = (
+            Recall(width, config.patch_width, dropout=config.dropout) if config.recall else None
+        )
+        # So that what is found can be made use of by the blocks behind it.
+        self.recalls_after = (config.byte_layers - 1) // 2
         self.blocks = nn.ModuleList(
             Block(width, config.byte_heads, modern=modern, dropout=config.dropout)
             for _ in range(config.byte_layers)
@@ -110,22 +140,22 @@ class ByteDecoder(nn.Module):
         self.norm = norm(width, modern=modern)
         self.dropout = Dropout(config.dropout)
 
-    def contexts(self, conditions: Conditions) -> list[tuple[Tensor, Tensor] | None]:
-        """A layer's keys and values of the previous patch's bytes, then of those looked up;
-        None where there are none."""
+    def contexts(self, conditions: Conditions) -> Contexts:
+        """A layer's keys and values are of the previous patch's bytes, then of those looked up."""
         if not self.modern:
-            return [None] * len(self.blocks)
+            return Contexts([None] * len(self.blocks), None)
         embedded = self.embedding(conditions.previous_NS)
         if conditions.found_NSE is not None:
             embedded = torch.cat((embedded.to(conditions.found_NSE.dtype), conditions.found_NSE), 1)
         embedded = self.context_norm(embedded + self.context_positions.weight)
-        return [cast(Block, block).attention.context(embedded) for block in self.blocks]
+        layers = [cast(Block, block).attention.context(embedded) for block in self.blocks]
+        return Contexts([*layers], conditions.recalled)
 
     def forward(
         self,
         features_NC: Tensor,
         bytes_NT: Tensor,
-        contexts: list[tuple[Tensor, Tensor] | None],
+        contexts: Contexts,
         caches: list[KeyValueCache] | None = None,
         matches_NTK: Tensor | None = None,
     ) -> Tensor:
@@ -143,7 +173,7 @@ class ByteDecoder(nn.Module):
         self,
         features_NC: Tensor,
         bytes_NT: Tensor,
-        contexts: list[tuple[Tensor, Tensor] | None],
+        contexts: Contexts,
         caches: list[KeyValueCache] | None = None,
         matches_NTK: Tensor | None = None,
     ) -> Tensor:
@@ -173,7 +203,12 @@ class ByteDecoder(nn.Module):
             x_NTC = x_NTC + self.positions.weight[start:stop]
         x_NTC = self.dropout(x_NTC)
         for layer, block in enumerate(self.blocks):
-            x_NTC = block(x_NTC, context=contexts[layer], cache=caches[layer] if caches else None)
+            x_NTC = block(
+                x_NTC, context=contexts.layers[layer], cache=caches[layer] if caches else None
+            )
+            if layer == self.recalls_after and self.recall is not None:
+                assert contexts.recalled is not None
+                x_NTC = x_NTC + self.recall(x_NTC, contexts.recalled)
         return cast(Tensor, self.norm(x_NTC))
 
 
@@ -217,6 +252,8 @@ class ByteModel(nn.Module):
         if not modern:
             nn.init.normal_(patch_table, std=0.02)
             return
+        if self.byte_decoder.recall is not None:
+            nn.init.zeros_(self.byte_decoder.recall.out.weight)
         for block in (*self.patch_decoder.blocks, *self.byte_decoder.blocks):
             # Each block starts as the identity; the attention of the byte level is set below.
             nn.init.zeros_(cast(Block, block).attention.out.weight)
@@ -279,13 +316,14 @@ class ByteModel(nn.Module):
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, patches_BPS: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(self, patches_BPS: Tensor, targets_N: Tensor, per_row: int | None = None) -> Tensor:
         """Teacher-forced logits (N, S, V) of the patches to predict.
 
         `patches_BPS`: int64 tokens 0..256. `targets_N`: flat indexes b * P + p of the
         patches to predict, each p >= 1; choosing only some makes the byte level cheaper.
+        `per_row`: see `Conditions.at`.
         """
-        conditions = self.read(patches_BPS).at(targets_N - 1)
+        conditions = self.read(patches_BPS).at(targets_N - 1, per_row)
         patches_NS = patches_BPS.flatten(0, 1)[targets_N]
         return self.predict(conditions, patches_NS, self.matches(patches_BPS, targets_N))
 
@@ -305,7 +343,7 @@ class ByteModel(nn.Module):
         start = caches[0].length if caches else 0
         layers = len(self.patch_decoder.blocks)
         features_BPC = self.patch_decoder(patches_BPS, caches[:layers] if caches else None)
-        found = None
+        found = recalled = None
         if self.retrieval is not None:
             width = int(features_BPC.shape[-1] * self.config.rotary_share)
             positions_P = torch.arange(
@@ -317,12 +355,37 @@ class ByteModel(nn.Module):
                 rotary=rotary_table(positions_P, width),
                 cache=caches[layers] if caches else None,
             ).flatten(0, 1)
-        return Conditions(features_BPC.flatten(0, 1), patches_BPS.flatten(0, 1), found)
+        if self.byte_decoder.recall is not None:
+            cache = cast(RecallCache, caches[-1]) if caches else None
+            recalled = self._recalled(patches_BPS, features_BPC, start, cache)
+        return Conditions(features_BPC.flatten(0, 1), patches_BPS.flatten(0, 1), found, recalled)
+
+    def _recalled(
+        self, patches_BPS: Tensor, features_BPC: Tensor, start: int, cache: RecallCache | None
+    ) -> Recalled:
+        """What may be looked up behind each of the patches, `start` being the first one's place."""
+        decoder = self.byte_decoder
+        assert decoder.recall is not None
+        batch, count, size = patches_BPS.shape
+        tokens_BL = patches_BPS.flatten(1)
+        before_BT = None if cache is None else cache.last_BT
+        keys, values = decoder.recall.keys_and_values(
+            decoder.embedding(tokens_BL),
+            None if before_BT is None else decoder.embedding(before_BT),
+            features_BPC,
+        )
+        if cache is not None:
+            keys, values = cache.append(keys, values)
+            text_BL = tokens_BL if before_BT is None else torch.cat((before_BT, tokens_BL), 1)
+            cache.last_BT = text_BL[:, -decoder.recall.before :]
+        places_N = torch.arange(batch * count, device=patches_BPS.device)
+        return Recalled(keys, values, places_N // count, (start + places_N % count + 1) * size)
 
     def new_caches(self) -> list[KeyValueCache]:
-        """Empty caches for `read`: one a patch layer, and one for retrieval."""
+        """Empty caches for `read`: one a patch layer, one for retrieval, one for recall."""
         count = len(self.patch_decoder.blocks) + (self.retrieval is not None)
-        return [KeyValueCache() for _ in range(count)]
+        caches = [KeyValueCache() for _ in range(count)]
+        return caches if self.byte_decoder.recall is None else [*caches, RecallCache()]
 
     def predict(
         self, conditions: Conditions, patches_NS: Tensor, matches_NSK: Tensor | None

@@ -16,6 +16,7 @@ from cli import render
 from cli.group import Interrupted
 from cli.options import FILE, how_to_train_options
 from cli.training import (
+    CONVERSION_PRESET,
     FILES_PRESET,
     MINUTES,
     MOST_SEEDS,
@@ -88,7 +89,8 @@ def train_options(name: str) -> Callable[[Callable[..., None]], Callable[..., No
         click.option(
             "--preset",
             metavar="NAME",
-            help=f"Size of the model: {', '.join(PRESETS)}. Default: {FILES_PRESET}.",
+            help=f"Size of the model: {', '.join(PRESETS)}. Default: {FILES_PRESET}, or"
+            f" {CONVERSION_PRESET} with --convert.",
         ),
         click.option(
             "--init",
@@ -189,17 +191,21 @@ def files(
                 entries, config, seed=seed, about=about, skipped=skipped, progress=progress
             )
 
-    learn(chosen, "files", source)
+    learn(chosen, "files", source, converts=convert is not None)
 
 
 def learn(
     options: TrainOptions,
     command: str,
     make_source: Callable[[ModelConfig, int, dict[str, Any]], FileSource | MixedSource],
+    *,
+    converts: bool,
 ) -> None:
     """Train on files, as the command `bgpt train COMMAND` does, and say how it went.
 
     `make_source`: of the model's shape, the seed and, to go on with a run, its record of the data.
+    `converts`: whether conversions are to be learned, which decides the model's shape if nothing
+    else does.
     """
     _check_length(options)
     from bytemodel.distributed import leads
@@ -219,7 +225,7 @@ def learn(
         resume=options.resume,
         preset=options.preset,
         init=options.init,
-        otherwise=FILES_PRESET,
+        otherwise=CONVERSION_PRESET if converts else FILES_PRESET,
         max_patches=options.max_patches,
     )
     chosen: dict[str, Any] = dict(before["training"])

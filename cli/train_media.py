@@ -151,7 +151,7 @@ def media(
         about = {"sha256": digest}
         return MixedSource(real, make, chosen.pair, conversion, share=share, about=about)
 
-    learn(options, "media", source)
+    learn(options, "media", source, converts=convert is not None)
     from bytemodel.distributed import leads
 
     if leads():

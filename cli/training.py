@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 # Torch is imported by what needs it, so that --help is quick.
 
-PRESET, FILES_PRESET, MINUTES = "small", "compact", 60.0
+PRESET, MINUTES = "small", 60.0
+FILES_PRESET, CONVERSION_PRESET = "compact", "converter"
 MOST_SEEDS = 1 << 32  # the programs that training draws have seeds above
 _PLAIN_SECONDS = 10
 """In a pipe, a training record is printed this often; evaluations always are."""

@@ -24,10 +24,11 @@ SMALLEST = ModelConfig(
     byte_heads=2,
     retrieval=True,
     matching=True,
+    recall=True,
     rotary_share=0.5,
 )
 SMALLEST_PUBLISHED = dataclasses.replace(
-    SMALLEST, family="published", retrieval=False, matching=False, rotary_share=1.0
+    SMALLEST, family="published", retrieval=False, matching=False, recall=False, rotary_share=1.0
 )
 
 

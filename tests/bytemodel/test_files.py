@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def learn(run: Path, source: FileSource, config: TrainConfig, **options: Any) ->
         options.pop("listener", Records()),
         device="cpu",
         dtype="float32",
-        compile_model=False,
+        compile_model=options.pop("compile_model", False),
         task=options.pop("task", None) or learning_files(),
         **options,
     )
@@ -168,6 +169,22 @@ def test_the_recipe_for_files_is_a_cosine_and_keeps_the_best() -> None:
     assert training_config(9, fine_tuning=True, steps=1, matrix_lr=0.5).matrix_lr == 0.5
 
 
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="nothing compiles without gcc")
+def test_compiled_blocks_learn_what_plain_ones_do(tmp_path: Path) -> None:
+    folder = tmp_path / "of one length"
+    folder.mkdir()
+    rng = random.Random(0)
+    for number in range(30):
+        (folder / f"{number}.txt").write_bytes(bytes(rng.choices(b"abc", k=40)))
+    source = source_of(folder)
+    config = training_config(source.steps_per_epoch, fine_tuning=False, steps=20)
+    found = [
+        learn(tmp_path / str(compiled), source, config, compile_model=compiled).evaluation["loss"]
+        for compiled in (False, True)
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
 # Going on from a checkpoint -----------------------------------------------------------
 
 
@@ -193,6 +210,15 @@ def test_a_model_goes_on_from_one_that_reads_another_length(family: Any, longest
     assert torch.equal(model.eval()(tokens, targets), old(tokens, targets))
 
 
+def test_a_model_may_begin_to_recall_and_says_the_same_at_first() -> None:
+    old = random_model(recall=False)
+    config = fitting_config(start(old), SMALLEST, None)
+    assert config == SMALLEST
+    model = learning_files(start(old)).build(config).eval()
+    tokens, targets = torch.randint(0, 256, (2, 9, 4)), torch.tensor([1, 4, 8, 10, 17])
+    assert torch.equal(model(tokens, targets), old(tokens, targets))
+
+
 def test_of_a_classifier_the_byte_model_is_taken() -> None:
     classifier = Classifier.of(random_model(), ["a", "b"])
     fitting = fitting_config(start(classifier), None, None)
@@ -208,6 +234,7 @@ def test_of_a_classifier_the_byte_model_is_taken() -> None:
     [
         ({"patch_layers": 3}, "start.pt: its patch_layers is 2, that of the model to train 3"),
         ({"retrieval": False}, "start.pt: its retrieval is True, that of the model to train False"),
+        ({"recall": False}, "start.pt: its recall is True, that of the model to train False"),
         ({"matching": False}, "start.pt: its matching is True, that of the model to train False"),
         ({"patch_size": 8}, "leave out --preset to train a model of its shape"),
     ],

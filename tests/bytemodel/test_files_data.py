@@ -553,6 +553,11 @@ def test_the_shares_of_a_batch_are_the_batch(sizes: list[int], ranks: int, seed:
     shares = [whole.share(rank, ranks) for rank in range(ranks)]
     assert sum(share.size for share in shares) == whole.size
     assert [row for share in shares for row in asked(share)] == list(asked(whole))
+    for share in shares:
+        # As many patches are asked of each row, in order: the model is told so.
+        counts = torch.bincount(share.targets_N // share.patches_BPS.shape[1])
+        assert counts.tolist() == [len(share.targets_N) // len(share.patches_BPS)] * len(counts)
+        assert len(counts) == len(share.patches_BPS)
 
     sampled = collate([encode_file(data, "bin", SIZE) for data in contents], 1, sample=11, rng=rng)
     parts = [sampled.share(rank, ranks) for rank in range(ranks)]

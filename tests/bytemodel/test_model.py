@@ -128,7 +128,7 @@ def test_a_new_local_model_attends_most_to_the_same_place_of_the_patch_before() 
     features = torch.zeros(50, model.config.patch_width)
     looked_up = torch.zeros(50, size, width)
     with torch.inference_mode():
-        keys, _ = decoder.contexts(Conditions(features, previous, looked_up))[0]
+        keys, _ = decoder.contexts(Conditions(features, previous, looked_up)).layers[0]
         x = decoder.blocks[0].attention_norm(decoder.positions.weight)
         queries = F.linear(x, attention.qkv.weight[:width]).view(size, attention.heads, -1)
         scores = torch.einsum("ihd,nhkd->nhik", queries, keys[:, :, :size]).mean((0, 1))
