@@ -194,7 +194,8 @@ class ByteDecoder(nn.Module):
                 x_NTC = x_NTC + F.pad(embedded_NTC, (0, 0, 1, 0))
             else:
                 x_NTC = x_NTC + embedded_NTC
-            if self.matching is not None and matches_NTK is not None:
+            if self.matching is not None:
+                assert matches_NTK is not None
                 x_NTC = x_NTC + self.matching(matches_NTK)
         else:
             x_NTC = embedded_NTC

@@ -5,8 +5,9 @@ bar lines, with bars of other tunes, under another title. The others are compose
 tune, bars with the rhythm and marks of any, pitches that walk as theirs do, or all of it by
 grammar. What is frequent there is frequent here, and what is rare is a little less so.
 
-A third of all are cut off after a few bars: which notes follow from which letters is learned sooner
-where there are few of both.
+The first ones have little in front of their notes and few of these, more and more as the numbers
+grow: which note follows from which letter is learned where there are one or two of both, and hardly
+at all among hundreds. Of all others a third are cut off after a few bars.
 
 Nothing comes of the validation and test sides but what to avoid: a tune with a title or an opening
 of theirs is drawn again. That the same tune comes twice is possible and does not happen: there
@@ -21,14 +22,14 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from cpusim.errors import UserError
 from media import abcmidi, abctext
 from media.abctext import FIELD, PITCH, Key, Tune
 from media.music import keys_of
 
-RECIPE = 3
+RECIPE = 4
 """Raised by one whenever the same seed and number give another tune."""
 
 _VARIED = 0.5
@@ -37,10 +38,15 @@ _CUT = 1 / 3
 """The share of tunes that are cut off."""
 _MOST_BARS = 8
 """That one that is cut off has."""
+_SCHOOL = 1 << 14
+"""From this number on no tune is bare; the share of those that are falls evenly until then."""
+_FEW, _DOUBLINGS = 3, 6
+"""Notes of a bare tune: at most, of the first ones, and how often that doubles by `_SCHOOL`."""
 _TEXTS = "TZNBSCORGDHA"
 _TEMPO = range(40, 241)
 _LOWEST, _HIGHEST = -5, 16
 """Pitches that a walk keeps to, in letters above middle C."""
+_LENGTH = re.compile(r"[\d/]+", re.ASCII)
 _WORD = re.compile(r"[^\W\d_]+", re.ASCII)
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 '.,-"
 _TRIES = 100
@@ -101,9 +107,7 @@ class Tunes:
             rng = random.Random(f"{self.seed} {number} {attempt} {again}")
             made = self._varied(rng) if rng.random() < _VARIED else self._composed(rng)
             if made is not None:
-                text = str(
-                    cut_off(made, rng.randint(1, _MOST_BARS)) if rng.random() < _CUT else made
-                )
+                text = str(self._shortened(rng, made, number))
                 if not self.held_out.intersection(keys_of(text)):
                     return text
         raise UserError("whatever tune is made is like one held out; give more to learn from")
@@ -125,6 +129,15 @@ class Tunes:
             if not waiting:
                 return [made[number] for number in sorted(made)]
         raise UserError("abc2midi refuses whatever tune is made; give more to learn from")
+
+    def _shortened(self, rng: random.Random, tune: Tune, number: int) -> Tune:
+        """As much of a tune as one of this number has."""
+        grown = number / _SCHOOL
+        if rng.random() >= grown:
+            most = round(_FEW * 2 ** (_DOUBLINGS * grown))
+            title = " ".join(rng.choices(self._words, k=rng.randint(1, 2)))
+            return first_notes(bare(tune, title), rng.randint(1, most))
+        return cut_off(tune, rng.randint(1, _MOST_BARS)) if rng.random() < _CUT else tune
 
     # Tunes varied
 
@@ -259,6 +272,39 @@ def _with_inner_bars(tune: Tune, other: Callable[[str], str]) -> Tune:
     return Tune(tune.header, tuple(body))
 
 
+def bare(tune: Tune, title: str) -> Tune:
+    """Under another title, with no more in front of its notes than they need."""
+    needed = [line for line in tune.header if line[0] in "MLK"]
+    return Tune(("X:1", f"T:{title}", *needed), tune.body)
+
+
+def first_notes(tune: Tune, notes: int) -> Tune:
+    """The first few notes, as they stand."""
+    body: list[str] = []
+    for line in tune.body:
+        if not FIELD.match(line):
+            found = list(islice(PITCH.finditer(line), notes))
+            if len(found) == notes:
+                end = line[: found[-1].end()] + _length(line, found[-1])
+                return _without_open_repeats(Tune(tune.header, (*body, end)))
+            notes -= len(found)
+        body.append(line)
+    return tune
+
+
+def _without_open_repeats(tune: Tune) -> Tune:
+    """Without a sign that a repeat begins where none ends any more."""
+    if any(":|" in line for line in tune.body):
+        return tune
+    return Tune(tune.header, tuple(line.replace("|:", "|") for line in tune.body))
+
+
+def _length(line: str, pitch: re.Match[str]) -> str:
+    """How long the note of this pitch is, as it stands."""
+    found = _LENGTH.match(line, pitch.end())
+    return found[0] if found else ""
+
+
 def cut_off(tune: Tune, bars: int) -> Tune:
     """The first few bars, as they stand."""
     body: list[str] = []
@@ -268,7 +314,8 @@ def cut_off(tune: Tune, bars: int) -> Tune:
             whole = sum(bool(bar.strip()) for bar in parts[::2])
             if whole >= bars:
                 places = [place for place in range(0, len(parts), 2) if parts[place].strip()]
-                return Tune(tune.header, (*body, "".join(parts[: places[bars - 1] + 2])))
+                end = "".join(parts[: places[bars - 1] + 2])
+                return _without_open_repeats(Tune(tune.header, (*body, end)))
             bars -= whole
         body.append(line)
     return tune

@@ -252,7 +252,7 @@ def test_streams_in_one_batch_say_what_each_says_alone(family: Family) -> None:
     session.append(streams)
     said = session.next_patch()
     assert said.tolist() == [plain_next(model, stream) for stream in streams]
-    assert len({tuple(patch) for patch in said.tolist()}) == count
+    assert len({tuple(patch) for patch in said.tolist()}) > count // 2
 
 
 @families

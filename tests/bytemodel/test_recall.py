@@ -22,7 +22,7 @@ def recall() -> Recall:
     torch.manual_seed(0)
     made = Recall(WIDTH, PATCH_WIDTH, dropout=0.0).eval()
     with torch.no_grad():
-        made.scale_H.copy_(torch.tensor([1.5, 3.0]))
+        made.scale_H.copy_(torch.linspace(1.5, 3.0, made.heads))
     return made
 
 
