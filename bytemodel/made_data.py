@@ -3,8 +3,8 @@
 Where an exact program does a conversion, as many pairs can be made as a model can learn: as
 conversions, or each file for itself. They come in blocks, each a function of its number, so a
 batch is a function of the step and a resumed run sees what a straight one would have seen. Batches
-have the shapes of the real ones, so that little more is compiled, and one of half the size, since
-many of those made are short.
+have the shapes of the real ones, so that little more is compiled, and others of a half and a
+quarter of the size, since many of those made are short.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ BLOCK = 128
 _ROWS = 8
 """Pairs that are made at a time for each row of the largest batch."""
 _FILLED = 0.75
-"""The share of what a block holds that its batches are sure to have room for."""
+"""The share of the batches that one time gives that every block has."""
+_TIMES = 8
+"""How often pairs are made for a block at most: the first ones may be short, of which more fit into
+a batch."""
+_FAR = 1 << 20
+"""A block where what is made has become what it stays."""
 
 MakePairs = Callable[[int, int], Sequence[tuple[bytes, bytes]]]
 """Pairs by number: of the first one and how many, the two files of each."""
@@ -56,16 +61,20 @@ class MixedSource:
         self._kinds = kinds
         self._make_pairs = make_pairs
         least = real.shapes[0]
-        half = Shape(max(1, least.length // 2), max(1, least.targets // 2), 2 * least.rows)
-        self._shapes = [half, *real.shapes]
-        self._pairs_a_block = max([BLOCK, *(_ROWS * shape.rows for shape in self._shapes)])
+        smaller = [
+            Shape(max(1, least.length // by), max(1, least.targets // by), by * least.rows)
+            for by in (4, 2)
+        ]
+        self._shapes = [*smaller, *real.shapes]
+        self._pairs_a_time = max([BLOCK, *(_ROWS * shape.rows for shape in self._shapes)])
         self._block = lru_cache(maxsize=2)(self._made)
         self._batches_a_block = self._count() if share else 1
 
     def _count(self) -> int:
-        """How many batches a block gives, by the first one."""
-        by_shape = self._sorted(0)
-        whole = sum(len(windows) // shape.rows for shape, windows in by_shape.items())
+        """How many batches a block gives."""
+        found: dict[Shape, list[Window]] = {shape: [] for shape in self._shapes}
+        self._add(found, _FAR, 0)
+        whole = _whole(found)
         if not whole:
             longest = max(shape.length for shape in self._shapes)
             raise UserError(
@@ -74,9 +83,10 @@ class MixedSource:
             )
         return max(1, int(whole * _FILLED))
 
-    def _windows(self, block: int) -> Iterator[Window]:
+    def _windows(self, block: int, time: int) -> Iterator[Window]:
         size = self.real.config.patch_size
-        for pair in self._make_pairs(block * self._pairs_a_block, self._pairs_a_block):
+        first = (block * _TIMES + time) * self._pairs_a_time
+        for pair in self._make_pairs(first, self._pairs_a_time):
             files = list(zip(pair, self._kinds, strict=True))
             if self.conversion is None:
                 for data, kind in files:
@@ -90,23 +100,26 @@ class MixedSource:
                 patches = encode_conversion(source, kind, target, wanted, size)
                 yield Window(patches, 2 + -(-len(source) // size))
 
-    def _sorted(self, block: int) -> dict[Shape, list[Window]]:
-        """What a block holds by the smallest shape that each fits into."""
-        found: dict[Shape, list[Window]] = {shape: [] for shape in self._shapes}
-        for window in self._windows(block):
+    def _add(self, found: dict[Shape, list[Window]], block: int, time: int) -> None:
+        """Make pairs, and add them to the smallest shape that each fits into."""
+        for window in self._windows(block, time):
             length = len(window.patches)
             for shape, windows in found.items():
                 if length <= shape.length and length - window.first <= shape.targets:
                     windows.append(window)
                     break
-        return found
 
     def _made(self, block: int) -> list[FileBatch]:
         """As many batches as every block has, full ones if possible, in an order of its own."""
         rng = np.random.default_rng((self.real.seed, 2, block))
         whole: list[FileBatch] = []
         rest: list[FileBatch] = []
-        for shape, windows in self._sorted(block).items():
+        made: dict[Shape, list[Window]] = {shape: [] for shape in self._shapes}
+        for time in range(_TIMES):
+            self._add(made, block, time)
+            if _whole(made) >= self._batches_a_block:
+                break
+        for shape, windows in made.items():
             order = rng.permutation(len(windows))
             for first in range(0, len(windows), shape.rows):
                 chosen = [windows[place] for place in order[first : first + shape.rows]]
@@ -160,3 +173,8 @@ class MixedSource:
 
     def describe(self) -> dict[str, Any]:
         return {**self.real.describe(), "made": {**self.about, "share": self.share}}
+
+
+def _whole(found: dict[Shape, list[Window]]) -> int:
+    """How many full batches there are."""
+    return sum(len(windows) // shape.rows for shape, windows in found.items())

@@ -38,7 +38,7 @@ _CUT = 1 / 3
 """The share of tunes that are cut off."""
 _MOST_BARS = 8
 """That one that is cut off has."""
-_SCHOOL = 1 << 14
+_SCHOOL = 1 << 16
 """From this number on no tune is bare; the share of those that are falls evenly until then."""
 _FEW, _DOUBLINGS = 3, 6
 """Notes of a bare tune: at most, of the first ones, and how often that doubles by `_SCHOOL`."""
