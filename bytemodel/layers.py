@@ -322,21 +322,31 @@ class Recall(nn.Module):
         return F.rms_norm(x_BHTD, (self.head_width,))
 
     def keys_and_values(
-        self, bytes_BLE: Tensor, before_BTE: Tensor | None, features_BPC: Tensor
+        self,
+        tokens_BL: Tensor,
+        before_BT: Tensor | None,
+        features_BPC: Tensor,
+        table_VE: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values, (B, H, L, D), of embedded bytes. `before_BTE`: up to `before` of those
-        in front of the first."""
-        start = 0 if before_BTE is None else before_BTE.shape[1]
-        text = bytes_BLE if before_BTE is None else torch.cat((before_BTE, bytes_BLE), 1)
-        text = F.pad(text, (0, 0, self.before - start, 0))
-        length = bytes_BLE.shape[1]
-        runs = [text[:, first : first + length] for first in range(self.before + 1)]
-        mixed = self.mix(torch.cat(runs, -1)).relu().square()
-        keys, values = self.key_value(torch.cat((bytes_BLE, mixed), -1)).chunk(2, -1)
-        of_patch = self.patch_key(features_BPC).repeat_interleave(
-            length // features_BPC.shape[1], 1
-        )
-        return self._normalise(self._split(keys + of_patch)), self._split(values)
+        """Keys and values, (B, H, L, D), of the bytes of patches. `before_BT`: up to `before` bytes
+        in front of the first. `table_VE`: what each byte is embedded as."""
+        text_BL = tokens_BL if before_BT is None else torch.cat((before_BT, tokens_BL), 1)
+        missing = tokens_BL.shape[1] + self.before - text_BL.shape[1]
+        nothing, width = table_VE.shape
+        runs_BLK = F.pad(text_BL, (missing, 0), value=nothing).unfold(1, 1 + self.before, 1)
+        # What maps do to embedded bytes is worked out once for each of the 257, not for each place.
+        padded = F.pad(table_VE, (0, 0, 0, 1))
+        maps = self.mix.weight.chunk(1 + self.before, 1)
+        mixes = torch.cat([F.linear(padded, weight) for weight in maps]).float()
+        first_K = torch.arange(1 + self.before, device=tokens_BL.device) * (nothing + 1)
+        rows = (runs_BLK + first_K).flatten(0, 1)
+        mixed = F.embedding_bag(rows, mixes, mode="sum").view(*tokens_BL.shape, -1)
+        of_byte, of_run = self.key_value.weight.tensor_split([width], 1)
+        own = F.embedding(tokens_BL, F.linear(table_VE, of_byte).float())
+        keys, values = (own + F.linear(mixed.relu().square(), of_run)).chunk(2, -1)
+        size = tokens_BL.shape[1] // features_BPC.shape[1]
+        keys = keys + self.patch_key(features_BPC).repeat_interleave(size, 1)
+        return self._normalise(self._split(keys)), self._split(values)
 
     def forward(self, x_NTC: Tensor, recalled: Recalled) -> Tensor:
         """What is added to `x_NTC`, (N, T, C), states of bytes of N patches."""
@@ -365,7 +375,11 @@ class Recall(nn.Module):
         mask_BQL = mask_NL.view(batch, per_row, 1, -1).expand(-1, -1, times, -1).flatten(1, 2)
         # Fused: rows are long here, and the scores of all would be hundreds of megabytes.
         found_BHQD = F.scaled_dot_product_attention(
-            queries_BHQD, keys, values, attn_mask=mask_BQL[:, None], scale=width**-0.5
+            queries_BHQD,
+            keys.to(queries_BHQD.dtype),
+            values.to(queries_BHQD.dtype),
+            attn_mask=mask_BQL[:, None],
+            scale=width**-0.5,
         )
         found = found_BHQD.view(batch, heads, per_row, times, width)
         return found.transpose(1, 2).flatten(0, 1)

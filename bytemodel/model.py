@@ -371,9 +371,7 @@ class ByteModel(nn.Module):
         tokens_BL = patches_BPS.flatten(1)
         before_BT = None if cache is None else cache.last_BT
         keys, values = decoder.recall.keys_and_values(
-            decoder.embedding(tokens_BL),
-            None if before_BT is None else decoder.embedding(before_BT),
-            features_BPC,
+            tokens_BL, before_BT, features_BPC, decoder.embedding.weight
         )
         if cache is not None:
             keys, values = cache.append(keys, values)

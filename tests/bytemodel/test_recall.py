@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bytemodel.layers import Recall, Recalled
 from bytemodel.model import ByteModel
+from bytemodel.patches import VOCABULARY
 from tests.bytemodel.models import SMALLEST, random_model
 
 WIDTH, PATCH_WIDTH, SIZE, PATCHES = 12, 8, 4, 5
@@ -26,17 +27,22 @@ def recall() -> Recall:
     return made
 
 
+TABLE = torch.randn(VOCABULARY, WIDTH, generator=torch.Generator().manual_seed(2))
+
+
 def text(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embedded bytes and patch features of some sequences."""
+    """Bytes and patch features of some sequences."""
     torch.manual_seed(1)
-    return torch.randn(batch, PATCHES * SIZE, WIDTH), torch.randn(batch, PATCHES, PATCH_WIDTH)
+    tokens = torch.randint(0, VOCABULARY, (batch, PATCHES * SIZE))
+    return tokens, torch.randn(batch, PATCHES, PATCH_WIDTH)
 
 
 @torch.inference_mode()
 def plainly(
-    recall: Recall, states: torch.Tensor, embedded: torch.Tensor, features: torch.Tensor
+    recall: Recall, states: torch.Tensor, tokens: torch.Tensor, features: torch.Tensor
 ) -> torch.Tensor:
-    """What is added to one state (C,), of the bytes (L, C) it may look up, one by one."""
+    """What is added to one state (C,), of the bytes (L,) it may look up, one by one."""
+    embedded = TABLE[tokens]
     width, heads = recall.head_width, recall.heads
     query = recall.query(recall.norm(states)).view(heads, width)
     found = []
@@ -59,23 +65,23 @@ def plainly(
 
 @torch.inference_mode()
 def test_a_state_gets_what_a_plain_computation_gives(recall: Recall) -> None:
-    embedded, features = text()
-    keys, values = recall.keys_and_values(embedded, None, features)
+    tokens, features = text()
+    keys, values = recall.keys_and_values(tokens, None, features, TABLE)
     rows, known = torch.tensor([0, 0, 1]), torch.tensor([SIZE, 3 * SIZE, 2 * SIZE])
     states = torch.randn(3, SIZE, WIDTH)
     added = recall(states, Recalled(keys, values, rows, known))
     for number, (row, count) in enumerate(zip(rows, known, strict=True)):
         for place in range(SIZE):
             expected = plainly(
-                recall, states[number, place], embedded[row, :count], features[row, : count // SIZE]
+                recall, states[number, place], tokens[row, :count], features[row, : count // SIZE]
             )
             torch.testing.assert_close(added[number, place], expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_knowing_the_rows_changes_nothing(recall: Recall) -> None:
-    embedded, features = text(batch=3)
-    keys, values = recall.keys_and_values(embedded, None, features)
+    tokens, features = text(batch=3)
+    keys, values = recall.keys_and_values(tokens, None, features, TABLE)
     known = SIZE * torch.tensor([1, 2, 3, 3, 5, 4])
     of_rows = Recalled(keys, values, torch.arange(3).repeat_interleave(2), known)
     states = torch.randn(6, SIZE, WIDTH)
@@ -91,16 +97,17 @@ def test_knowing_the_rows_changes_nothing(recall: Recall) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("cuts", [[1], [1, 2], [4], [1, 2, 3, 4]])
 def test_a_text_that_grows_has_the_keys_of_the_whole(recall: Recall, cuts: list[int]) -> None:
-    embedded, features = text()
-    whole = recall.keys_and_values(embedded, None, features)
+    tokens, features = text()
+    whole = recall.keys_and_values(tokens, None, features, TABLE)
     parts = []
     for start, stop in zip([0, *cuts], [*cuts, PATCHES], strict=True):
-        before = embedded[:, max(0, start * SIZE - recall.before) : start * SIZE]
+        before = tokens[:, max(0, start * SIZE - recall.before) : start * SIZE]
         parts.append(
             recall.keys_and_values(
-                embedded[:, start * SIZE : stop * SIZE],
+                tokens[:, start * SIZE : stop * SIZE],
                 before if start else None,
                 features[:, start:stop],
+                TABLE,
             )
         )
     for place, tensor in enumerate(whole):
@@ -114,10 +121,10 @@ def test_equal_runs_of_bytes_have_equal_keys_wherever_they_stand(place: int, see
     """In patches of which the patch level thinks alike."""
     torch.manual_seed(seed)
     recall = Recall(WIDTH, PATCH_WIDTH, dropout=0.0).eval()
-    embedded, features = torch.randn(1, PATCHES * SIZE, WIDTH), torch.zeros(1, PATCHES, PATCH_WIDTH)
-    embedded[:, -4:] = embedded[:, place - 3 : place + 1]
+    tokens, features = text(batch=1)
+    tokens[:, -4:] = tokens[:, place - 3 : place + 1].clone()
     with torch.inference_mode():
-        keys, values = recall.keys_and_values(embedded, None, features)
+        keys, values = recall.keys_and_values(tokens, None, torch.zeros_like(features), TABLE)
     torch.testing.assert_close(keys[:, :, -1], keys[:, :, place])
     torch.testing.assert_close(values[:, :, -1], values[:, :, place])
 
