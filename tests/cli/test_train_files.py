@@ -61,7 +61,7 @@ def test_a_run_says_what_it_learned_from_and_which_model_is_kept(
     result = bgpt(*quick(folder, start, out, "--convert", "low->cap", "--steps", 10))
     note, heading, titles, *lines = result.stderr.splitlines()
     assert note == f"left out, without a partner: {folder}/0.low and 3 more"
-    assert heading.startswith(f"{out}: 0.0 M parameters, cpu, float32; ")
+    assert heading.startswith(f"{out}: 0.1 M parameters, cpu, float32; ")
     assert heading.endswith(" held out")
     assert titles.split() == ["step", "loss", "bits/byte", "bytes", "epoch", "bytes/s", "left"]
     kinds = [line.split()[:2] for line in lines]
