@@ -281,17 +281,13 @@ class FileBatch(NamedTuple):
         per_row = len(self.targets_N) // rows
         refuse_more_than(len(self.targets_N), ranks)
         first = rank * rows // ranks
-        if rows >= ranks:
-            last = (rank + 1) * rows // ranks
-            chosen = slice(first * per_row, last * per_row)
-        else:
-            last = first + 1
-            sharing = [other for other in range(ranks) if other * rows // ranks == first]
-            place, count = sharing.index(rank), len(sharing)
-            start = first * per_row
-            chosen = slice(start + place * per_row // count, start + (place + 1) * per_row // count)
-        targets = self.targets_N[chosen] - first * length
-        return FileBatch(self.patches_BPS[first:last], targets, self.asked_NS[chosen])
+        last = max(first + 1, (rank + 1) * rows // ranks)
+        sharing = [other for other in range(ranks) if other * rows // ranks == first]
+        place, count = sharing.index(rank), len(sharing)
+        start, targets = first * per_row, (last - first) * per_row
+        chosen = slice(start + place * targets // count, start + (place + 1) * targets // count)
+        targets_N = self.targets_N[chosen] - first * length
+        return FileBatch(self.patches_BPS[first:last], targets_N, self.asked_NS[chosen])
 
 
 class Window(NamedTuple):

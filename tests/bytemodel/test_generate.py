@@ -247,12 +247,12 @@ def test_guesses_that_are_right_save_passes_of_the_byte_level(
 @families
 def test_streams_in_one_batch_say_what_each_says_alone(family: Family) -> None:
     model, count = MODELS[family], 5
-    streams = torch.stack([tokens(6, seed=seed) for seed in range(count)])
+    streams = torch.stack([tokens(6, seed=seed) for seed in range(10, 10 + count)])
     session = Session(model)
     session.append(streams)
     said = session.next_patch()
     assert said.tolist() == [plain_next(model, stream) for stream in streams]
-    assert len({tuple(patch) for patch in said.tolist()}) > count // 2
+    assert len({tuple(patch) for patch in said.tolist()}) == count
 
 
 @families
