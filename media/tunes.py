@@ -26,7 +26,7 @@ from itertools import islice, pairwise
 
 from cpusim.errors import UserError
 from media import abcmidi, abctext
-from media.abctext import FIELD, PITCH, Key, Tune
+from media.abctext import FIELD, LENGTH, PITCH, Key, Tune
 from media.music import keys_of
 
 RECIPE = 4
@@ -46,7 +46,7 @@ _TEXTS = "TZNBSCORGDHA"
 _TEMPO = range(40, 241)
 _LOWEST, _HIGHEST = -5, 16
 """Pitches that a walk keeps to, in letters above middle C."""
-_LENGTH = re.compile(r"[\d/]+", re.ASCII)
+_NOTE = re.compile(PITCH.pattern + LENGTH)
 _WORD = re.compile(r"[^\W\d_]+", re.ASCII)
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 '.,-"
 _TRIES = 100
@@ -283,9 +283,9 @@ def first_notes(tune: Tune, notes: int) -> Tune:
     body: list[str] = []
     for line in tune.body:
         if not FIELD.match(line):
-            found = list(islice(PITCH.finditer(line), notes))
+            found = list(islice(_NOTE.finditer(line), notes))
             if len(found) == notes:
-                end = line[: found[-1].end()] + _length(line, found[-1])
+                end = line[: found[-1].end()]
                 return _without_open_repeats(Tune(tune.header, (*body, end)))
             notes -= len(found)
         body.append(line)
@@ -297,12 +297,6 @@ def _without_open_repeats(tune: Tune) -> Tune:
     if any(":|" in line for line in tune.body):
         return tune
     return Tune(tune.header, tuple(line.replace("|:", "|") for line in tune.body))
-
-
-def _length(line: str, pitch: re.Match[str]) -> str:
-    """How long the note of this pitch is, as it stands."""
-    found = _LENGTH.match(line, pitch.end())
-    return found[0] if found else ""
 
 
 def cut_off(tune: Tune, bars: int) -> Tune:
