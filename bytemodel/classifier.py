@@ -61,16 +61,16 @@ class Classifier(nn.Module):
 
     def forward(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, L). `lengths_B`: the patches of each row that are no padding."""
-        conditions = self.model.read(patches_BPS)
-        features_BPC = conditions.features_NC.view(*patches_BPS.shape[:2], -1)
+        features_BPC = self.model.patch_decoder(patches_BPS)
         places_P = torch.arange(patches_BPS.shape[1], device=patches_BPS.device)
         real_BP = places_P < lengths_B[:, None]
         last_BC = (features_BPC * (places_P == lengths_B[:, None] - 1)[..., None]).sum(1)
-        patches_BR, read_BR = self._read_closely(patches_BPS, lengths_B)
-        rows_N = patches_BR.flatten()
+        places_BR, read_BR = self._read_closely(lengths_B, patches_BPS.shape[1])
+        starts_B1 = torch.arange(len(patches_BPS), device=places_P.device)[:, None] * len(places_P)
+        rows_N = (starts_B1 + places_BR).flatten()
         bytes_NS = patches_BPS.flatten(0, 1)[rows_N]
         states_NSE = self.model.states(
-            conditions.at(rows_N - 1, patches_BR.shape[1]),
+            self.model.conditions(patches_BPS, features_BPC, places_BR=places_BR - 1),
             bytes_NS,
             self.model.matches(patches_BPS, rows_N),
         )
@@ -84,18 +84,16 @@ class Classifier(nn.Module):
         )
         return cast(Tensor, self.head(torch.cat(pooled, 1)))
 
-    def _read_closely(self, patches_BPS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Patches of each row, (B, R), flat indexes b * P + p with p >= 1, and which of them count.
+    def _read_closely(self, lengths_B: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Places of patches of each row, (B, R), from 1 to `count` - 1, and which of them count.
 
         In training they are others each time.
         """
-        batch, count, _ = patches_BPS.shape
-        places_R = torch.arange(min(READ_CLOSELY, count - 1), device=patches_BPS.device)
+        places_R = torch.arange(min(READ_CLOSELY, count - 1), device=lengths_B.device)
         stride_B1 = ((lengths_B - 1) / len(places_R)).clamp(min=1)[:, None]
         shift = torch.rand_like(stride_B1) if self.training else 0.5
         chosen_BR = 1 + (places_R * stride_B1 + shift * (stride_B1 - 1)).long()
-        starts_B1 = torch.arange(batch, device=patches_BPS.device)[:, None] * count
-        return starts_B1 + chosen_BR.clamp(max=count - 1), chosen_BR < lengths_B[:, None]
+        return chosen_BR.clamp(max=count - 1), chosen_BR < lengths_B[:, None]
 
 
 def _mean_and_largest(values_BTC: Tensor, real_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -131,19 +131,24 @@ def attend(
     scale: float,
     *,
     dropout: float = 0.0,
+    places_BT: Tensor | None = None,
 ) -> Tensor:
     """Causal attention; the last query stands at the last key. Returns (B, H, T, D).
 
-    `dropout`: the share of attention weights to leave out.
+    `dropout`: the share of attention weights to leave out. `places_BT`: at which keys the queries
+    stand, if they are only some and not the last ones.
     """
     queries, keys = queries_BHTD.shape[2], keys_BHKD.shape[2]
-    if queries == 1:
+    if queries == 1 and places_BT is None:
         mask = None
     else:
         # Compiled, places of 64 bits would be compared at half the speed.
         places_K = torch.arange(keys, dtype=torch.int32, device=queries_BHTD.device)
-        mask = places_K <= places_K[keys - queries :, None]
-    whole = queries == keys
+        own_T1 = (
+            places_K[keys - queries :, None] if places_BT is None else places_BT[:, None, :, None]
+        )
+        mask = places_K <= own_T1
+    whole = queries == keys and places_BT is None
     forward = whole and not torch.is_grad_enabled()
     if keys > (_EXPLICIT_KEYS_FORWARD if forward else EXPLICIT_ATTENTION_KEYS):
         if whole:
@@ -244,17 +249,26 @@ class Retrieval(nn.Module):
         *,
         rotary: tuple[Tensor, Tensor],
         cache: KeyValueCache | None = None,
+        places_BR: Tensor | None = None,
     ) -> Tensor:
-        """A mixture of the patches up to each one: (B, T, S, E), like `bytes_BTSE`, their bytes."""
+        """A mixture of the patches up to each one: (B, T, S, E), like `bytes_BTSE`, their bytes.
+
+        `places_BR`: the patches to do that for, of those given; (B, R, S, E).
+        """
         width = features_BTC.shape[-1]
-        queries = F.rms_norm(self.query(features_BTC), (width,))[:, None]
         keys = rotate(F.rms_norm(self.key(features_BTC), (width,))[:, None], rotary)
+        if places_BR is not None:
+            index_BRC = places_BR[..., None].expand(-1, -1, width)
+            features_BTC = features_BTC.gather(1, index_BRC)
+            cosines, sines = (table[places_BR][:, None] for table in rotary)
+            rotary = cosines, sines
+        queries = F.rms_norm(self.query(features_BTC), (width,))[:, None]
         queries = rotate(queries * self.scale.to(queries.dtype), rotary)
         values = bytes_BTSE.to(keys.dtype).flatten(2)[:, None]
         if cache is not None:
             keys, values = cache.append(keys, values)
-        found = attend(queries, keys, values, 1 / math.sqrt(width))
-        return found[:, 0].view(bytes_BTSE.shape)
+        found = attend(queries, keys, values, 1 / math.sqrt(width), places_BT=places_BR)
+        return found[:, 0].view(*found.shape[:1], -1, *bytes_BTSE.shape[2:])
 
 
 class Recalled(NamedTuple):

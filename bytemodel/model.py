@@ -344,6 +344,22 @@ class ByteModel(nn.Module):
         start = caches[0].length if caches else 0
         layers = len(self.patch_decoder.blocks)
         features_BPC = self.patch_decoder(patches_BPS, caches[:layers] if caches else None)
+        return self.conditions(patches_BPS, features_BPC, start=start, caches=caches)
+
+    def conditions(
+        self,
+        patches_BPS: Tensor,
+        features_BPC: Tensor,
+        *,
+        start: int = 0,
+        caches: list[KeyValueCache] | None = None,
+        places_BR: Tensor | None = None,
+    ) -> Conditions:
+        """What patches tell, in rows b * P + p, or of the patches `places_BR` of each sequence
+        alone, in rows b * R + r.
+
+        `features_BPC`: what the patch level makes of them. `start`: the place of the first one.
+        """
         found = recalled = None
         if self.retrieval is not None:
             width = int(features_BPC.shape[-1] * self.config.rotary_share)
@@ -354,12 +370,21 @@ class ByteModel(nn.Module):
                 features_BPC,
                 self.byte_decoder.embedding(patches_BPS),
                 rotary=rotary_table(positions_P, width),
-                cache=caches[layers] if caches else None,
+                cache=caches[len(self.patch_decoder.blocks)] if caches else None,
+                places_BR=places_BR,
             ).flatten(0, 1)
         if self.byte_decoder.recall is not None:
             cache = cast(RecallCache, caches[-1]) if caches else None
             recalled = self._recalled(patches_BPS, features_BPC, start, cache)
-        return Conditions(features_BPC.flatten(0, 1), patches_BPS.flatten(0, 1), found, recalled)
+        features_NC, patches_NS = features_BPC.flatten(0, 1), patches_BPS.flatten(0, 1)
+        if places_BR is not None:
+            count = patches_BPS.shape[1]
+            rows_B1 = torch.arange(len(places_BR), device=places_BR.device)[:, None] * count
+            index_N = (rows_B1 + places_BR).flatten()
+            features_NC, patches_NS = features_NC[index_N], patches_NS[index_N]
+            if recalled is not None:
+                recalled = recalled.at(index_N, places_BR.shape[1])
+        return Conditions(features_NC, patches_NS, found, recalled)
 
     def _recalled(
         self, patches_BPS: Tensor, features_BPC: Tensor, start: int, cache: RecallCache | None

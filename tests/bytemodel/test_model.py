@@ -73,6 +73,26 @@ def test_choosing_targets_gives_what_a_full_run_gives(family: Family, chosen: li
     torch.testing.assert_close(some, full[chosen], atol=1e-5, rtol=1e-5)
 
 
+@settings(max_examples=20)
+@given(
+    st.sampled_from(FAMILIES),
+    st.lists(st.lists(st.integers(0, COUNT - 2), min_size=3, max_size=3), min_size=2, max_size=2),
+)
+def test_reading_on_behind_some_patches_gives_what_all_give(
+    family: Family, places: list[list[int]]
+) -> None:
+    model, patches, places_BR = MODELS[family], tokens(), torch.tensor(places)
+    rows_N = (places_BR + torch.tensor([[0], [COUNT]])).flatten()
+    with torch.inference_mode():
+        full = model(patches, rows_N + 1)
+        some = model.predict(
+            model.conditions(patches, model.patch_decoder(patches), places_BR=places_BR),
+            patches.flatten(0, 1)[rows_N + 1],
+            model.matches(patches, rows_N + 1),
+        )
+    torch.testing.assert_close(some, full, atol=1e-5, rtol=1e-5)
+
+
 @families
 @pytest.mark.parametrize("more", [1, 5])
 def test_padding_on_the_right_changes_nothing(family: Family, more: int) -> None:
