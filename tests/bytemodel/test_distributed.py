@@ -1,9 +1,10 @@
-"""Two real processes train as one does, stop together and go on together."""
+"""Two real processes train as one does, stop together and go on together, on two machines too."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,18 +25,37 @@ COMPARED = {"loss", "byte_accuracy", "exact_patches", "gradient_norm", "learning
 SHORT = {"steps": 8, "evaluate_every": 3}
 
 
-def torchrun(folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Train in two processes."""
-    words = ["--standalone", "--nproc-per-node", "2", "-m", runs.__name__, str(folder)]
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *words, json.dumps(options)],
+ONE_MACHINE = ("--standalone", "--nproc-per-node", "2")
+
+
+def start(folder: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
+    """torchrun, which trains in `folder`; `words`: how many processes it starts, and where."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", *words),
+            *("-m", runs.__name__, str(folder), json.dumps(options)),
+        ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         text=True,
-        capture_output=True,
-        timeout=300,
-        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
+
+
+def outcomes(*started: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    """What each process said in the end."""
+    said = [process.communicate(timeout=300) for process in started]
+    lines = [line for out, _ in said for line in out.splitlines()]
+    assert len(lines) == 2, said
+    return [json.loads(line) for line in lines]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def test_two_processes_follow_the_losses_of_one_and_stop_and_go_on_together(
@@ -43,16 +63,31 @@ def test_two_processes_follow_the_losses_of_one_and_stop_and_go_on_together(
 ) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
     # The signal reaches the first process alone.
-    stopped = torchrun(two, adapting=True, config=SHORT, at_step=4, signal="SIGTERM")
-    outcomes = [json.loads(line) for line in stopped.stdout.splitlines()]
-    assert [(o["finished"], o["step"]) for o in outcomes] == [(False, 4)] * 2, stopped.stderr
+    stopped = outcomes(
+        start(two, *ONE_MACHINE, adapting=True, config=SHORT, at_step=4, signal="SIGTERM")
+    )
+    assert [(o["finished"], o["step"]) for o in stopped] == [(False, 4)] * 2
     assert [path.name for path in sorted((two / "checkpoints").glob("*.pt"))] == [
         "step-00000004.pt"
     ]
-    resumed = torchrun(two, adapting=True, config=SHORT, resume=True)
-    outcomes = [json.loads(line) for line in resumed.stdout.splitlines()]
-    assert [(o["finished"], o["step"]) for o in outcomes] == [(True, 8)] * 2, resumed.stderr
-    assert sorted(o["notes"] for o in outcomes) == [
+    # It goes on on two machines, of which the second has no run folder.
+    port = str(free_port())
+    resumed = outcomes(
+        *(
+            start(
+                folder,
+                *("--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1"),
+                *("--master-addr", "127.0.0.1", "--master-port", port),
+                adapting=True,
+                config=SHORT,
+                resume=True,
+            )
+            for rank, folder in enumerate((two, tmp_path / "elsewhere"))
+        )
+    )
+    assert not (tmp_path / "elsewhere").exists()
+    assert [(o["finished"], o["step"]) for o in resumed] == [(True, 8)] * 2
+    assert sorted(o["notes"] for o in resumed) == [
         [],
         [f"resumed from {two / 'checkpoints' / 'step-00000004.pt'} at step 4"],
     ]
