@@ -8,9 +8,11 @@ process, and have to say the same bytes. The published code writes one stream at
 streams together are compared with 16 times its one stream; the published wiring with all 16 in
 one batch, which that code cannot do, is timed at three lengths and stands beside it. Weights are
 random, with token 256 left at zero so that nothing ends. Since how well bytes can be guessed
-depends on what is written, one stream is timed without guesses as well.
+depends on what is written, one stream is timed without guesses as well. Where the processor
+has bfloat16 products, which round differently, those are timed too.
 
-Writes benchmarks/results/generation.json.
+Writes benchmarks/results/generation_KIND.json, KIND telling what products the processor has, since
+the ratios differ between kinds of machines.
 """
 
 from __future__ import annotations
@@ -229,6 +231,8 @@ def main() -> None:
     config = TINY if tiny else dataclasses.replace(preset("published"), dropout=0.0)
     prefix, new, block = (8, 8, 4) if tiny else (64, 256, 32)
     model, peer, attention = build(config)
+    machine = report.environment()
+    kind = "amx" if machine["amx"] else "bfloat16" if machine["avx512_bf16"] else "no_bfloat16"
     figures = {
         "parameters": model.parameter_count,
         "prefix_patches": prefix,
@@ -236,11 +240,12 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "peer_attention": attention,
         "float32": in_float32(model, peer, prefix, new, block),
-        "bfloat16": in_bfloat16(model, peer, prefix, block),
     }
+    if tiny or machine["avx512_bf16"]:
+        figures["bfloat16"] = in_bfloat16(model, peer, prefix, block)
     print(figures)
     if not tiny:
-        print(report.write("generation", figures))
+        print(report.write(f"generation_{kind}", figures))
 
 
 if __name__ == "__main__":
