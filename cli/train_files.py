@@ -272,7 +272,7 @@ def learn(
             f" bgpt train {command} --out {shlex.quote(str(options.out))} --resume"
         )
     if leads():
-        _print_end(options.out, outcome, source.steps_per_epoch)
+        _print_end(options.out, outcome, source, config)
 
 
 def _check_length(options: TrainOptions) -> None:
@@ -296,9 +296,13 @@ def _columns(steps_per_epoch: int) -> tuple[Column, ...]:
     )
 
 
-def _print_end(out: Path, outcome: Outcome, steps_per_epoch: int) -> None:
+def _print_end(
+    out: Path, outcome: Outcome, source: FileSource | MixedSource, config: ModelConfig
+) -> None:
+    from bytemodel.files_data import Conversion
+
     console = render.stdout()
-    epochs = outcome.step / steps_per_epoch
+    epochs = outcome.step / source.steps_per_epoch
     console.print(
         f"trained {outcome.step:,} steps, {epochs:.1f} epochs, in {clock(outcome.elapsed)}"
     )
@@ -314,4 +318,8 @@ def _print_end(out: Path, outcome: Outcome, steps_per_epoch: int) -> None:
     )
     console.print(f"{out / 'checkpoints'}: the best one in full precision, and the last ones")
     console.print(f"{out / 'metrics.jsonl'}: every figure, {out / 'training.png'}: the plot")
-    console.print(f"next: bgpt score --model {shlex.quote(str(out))} FILE")
+    command, end = "score", ""
+    if text := source.describe().get("convert"):
+        conversion = Conversion.parse(text, config.patch_size)
+        command, end = "convert", f".{conversion.source} --to {conversion.target}"
+    console.print(f"next: bgpt {command} --model {shlex.quote(str(out))} FILE{end}")

@@ -154,10 +154,6 @@ def media(
     learn(options, "media", source, converts=convert is not None)
     from bytemodel.distributed import leads
 
-    if leads():
+    if leads() and converts is None:
         out = shlex.quote(str(options.out))
-        if converts is None:
-            words = f"generate --model {out} --modality {learned} -n 8 -o samples"
-        else:
-            words = f"convert --model {out} FILE.{converts[0]} --to {converts[1]}"
-        click.echo(f"or:   bgpt {words}")
+        click.echo(f"or:   bgpt generate --model {out} --modality {learned} -n 8 -o samples")

@@ -54,6 +54,14 @@ def run(folder: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+def test_a_run_without_a_conversion_ends_with_how_to_score(
+    folder: Path, start: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    result = bgpt(*quick(folder, start, out, "--steps", 1))
+    assert result.stdout.splitlines()[-1] == f"next: bgpt score --model {out} FILE"
+
+
 def test_a_run_says_what_it_learned_from_and_which_model_is_kept(
     folder: Path, start: Path, tmp_path: Path
 ) -> None:
@@ -71,7 +79,7 @@ def test_a_run_says_what_it_learned_from_and_which_model_is_kept(
     assert trained.startswith("trained 10 steps, ")
     assert "bits per byte" in found
     assert f"{out / 'model.pt'}: the best model, that of step " in model
-    assert following == f"next: bgpt score --model {out} FILE"
+    assert following == f"next: bgpt convert --model {out} FILE.low --to cap"
     for name in ("model.pt", "metrics.jsonl", "training.png", "checkpoints/best.pt"):
         assert (out / name).stat().st_size > 0
     described = read_config(out)["data"]
