@@ -31,8 +31,9 @@ demo: install
 	@echo; echo '$$ bgpt generate --modality image -n 4 -o $(OUT)/pictures'
 	@$(BIN)/bgpt generate --modality image -n 4 -o $(OUT)/pictures --force
 
+# Files stay whole, as their tests share what takes long to make.
 test: install lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

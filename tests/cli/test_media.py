@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from bytemodel import checkpoint
@@ -23,8 +22,6 @@ from media import packages, prepared, registry
 from media.modality import Missing
 from tests.bytemodel.models import random_model
 from tests.cli.calls import bgpt, command, refused
-
-torch.set_num_threads(1)  # models this small gain nothing from more
 
 ROOT = Path(__file__).parent.parent.parent
 needs_tic = pytest.mark.skipif(

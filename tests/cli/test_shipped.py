@@ -6,14 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from bytemodel import checkpoint, cpu
 from media import registry, shipped
 from tests.bytemodel.models import random_model
 from tests.cli.calls import bgpt, refused
-
-torch.set_num_threads(1)  # models this small gain nothing from more
 
 
 @pytest.fixture(autouse=True)
