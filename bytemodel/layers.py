@@ -336,16 +336,16 @@ class Recall(nn.Module):
         return F.rms_norm(x_BHTD, (self.head_width,))
 
     def keys_and_values(
-        self,
-        tokens_BL: Tensor,
-        before_BT: Tensor | None,
-        features_BPC: Tensor,
-        table_VE: Tensor,
+        self, text_BL: Tensor, features_BPC: Tensor, size: int, table_VE: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values, (B, H, L, D), of the bytes of patches. `before_BT`: up to `before` bytes
-        in front of the first. `table_VE`: what each byte is embedded as."""
-        text_BL = tokens_BL if before_BT is None else torch.cat((before_BT, tokens_BL), 1)
-        missing = tokens_BL.shape[1] + self.before - text_BL.shape[1]
+        """Keys and values, (B, H, P * S, D), of the bytes of patches of that `size`.
+
+        `text_BL`: those bytes and, if any stand there, up to `before` in front of the first.
+        `table_VE`: what each byte is embedded as.
+        """
+        count = features_BPC.shape[1] * size
+        tokens_BL = text_BL[:, -count:]
+        missing = count + self.before - text_BL.shape[1]
         nothing, width = table_VE.shape
         runs_BLK = F.pad(text_BL, (missing, 0), value=nothing).unfold(1, 1 + self.before, 1)
         # What maps do to embedded bytes is worked out once for each of the 257, not for each place.
@@ -358,7 +358,6 @@ class Recall(nn.Module):
         of_byte, of_run = self.key_value.weight.tensor_split([width], 1)
         own = F.embedding(tokens_BL, F.linear(table_VE, of_byte).float())
         keys, values = (own + F.linear(mixed.relu().square(), of_run)).chunk(2, -1)
-        size = tokens_BL.shape[1] // features_BPC.shape[1]
         keys = keys + self.patch_key(features_BPC).repeat_interleave(size, 1)
         return self._normalise(self._split(keys)), self._split(values)
 

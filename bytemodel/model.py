@@ -393,14 +393,14 @@ class ByteModel(nn.Module):
         decoder = self.byte_decoder
         assert decoder.recall is not None
         batch, count, size = patches_BPS.shape
-        tokens_BL = patches_BPS.flatten(1)
-        before_BT = None if cache is None else cache.last_BT
+        text_BL = patches_BPS.flatten(1)
+        if cache is not None and cache.last_BT is not None:
+            text_BL = torch.cat((cache.last_BT, text_BL), 1)
         keys, values = decoder.recall.keys_and_values(
-            tokens_BL, before_BT, features_BPC, decoder.embedding.weight
+            text_BL, features_BPC, size, decoder.embedding.weight
         )
         if cache is not None:
             keys, values = cache.append(keys, values)
-            text_BL = tokens_BL if before_BT is None else torch.cat((before_BT, tokens_BL), 1)
             cache.last_BT = text_BL[:, -decoder.recall.before :]
         places_N = torch.arange(batch * count, device=patches_BPS.device)
         return Recalled(keys, values, places_N // count, (start + places_N % count + 1) * size)

@@ -66,7 +66,7 @@ def plainly(
 @torch.inference_mode()
 def test_a_state_gets_what_a_plain_computation_gives(recall: Recall) -> None:
     tokens, features = text()
-    keys, values = recall.keys_and_values(tokens, None, features, TABLE)
+    keys, values = recall.keys_and_values(tokens, features, SIZE, TABLE)
     rows, known = torch.tensor([0, 0, 1]), torch.tensor([SIZE, 3 * SIZE, 2 * SIZE])
     states = torch.randn(3, SIZE, WIDTH)
     added = recall(states, Recalled(keys, values, rows, known))
@@ -81,7 +81,7 @@ def test_a_state_gets_what_a_plain_computation_gives(recall: Recall) -> None:
 @torch.inference_mode()
 def test_knowing_the_rows_changes_nothing(recall: Recall) -> None:
     tokens, features = text(batch=3)
-    keys, values = recall.keys_and_values(tokens, None, features, TABLE)
+    keys, values = recall.keys_and_values(tokens, features, SIZE, TABLE)
     known = SIZE * torch.tensor([1, 2, 3, 3, 5, 4])
     of_rows = Recalled(keys, values, torch.arange(3).repeat_interleave(2), known)
     states = torch.randn(6, SIZE, WIDTH)
@@ -98,18 +98,11 @@ def test_knowing_the_rows_changes_nothing(recall: Recall) -> None:
 @pytest.mark.parametrize("cuts", [[1], [1, 2], [4], [1, 2, 3, 4]])
 def test_a_text_that_grows_has_the_keys_of_the_whole(recall: Recall, cuts: list[int]) -> None:
     tokens, features = text()
-    whole = recall.keys_and_values(tokens, None, features, TABLE)
+    whole = recall.keys_and_values(tokens, features, SIZE, TABLE)
     parts = []
     for start, stop in zip([0, *cuts], [*cuts, PATCHES], strict=True):
-        before = tokens[:, max(0, start * SIZE - recall.before) : start * SIZE]
-        parts.append(
-            recall.keys_and_values(
-                tokens[:, start * SIZE : stop * SIZE],
-                before if start else None,
-                features[:, start:stop],
-                TABLE,
-            )
-        )
+        text_of_part = tokens[:, max(0, start * SIZE - recall.before) : stop * SIZE]
+        parts.append(recall.keys_and_values(text_of_part, features[:, start:stop], SIZE, TABLE))
     for place, tensor in enumerate(whole):
         grown = torch.cat([part[place] for part in parts], 2)
         torch.testing.assert_close(grown, tensor, atol=1e-5, rtol=1e-5)
@@ -124,7 +117,7 @@ def test_equal_runs_of_bytes_have_equal_keys_wherever_they_stand(place: int, see
     tokens, features = text(batch=1)
     tokens[:, -4:] = tokens[:, place - 3 : place + 1].clone()
     with torch.inference_mode():
-        keys, values = recall.keys_and_values(tokens, None, torch.zeros_like(features), TABLE)
+        keys, values = recall.keys_and_values(tokens, torch.zeros_like(features), SIZE, TABLE)
     torch.testing.assert_close(keys[:, :, -1], keys[:, :, place])
     torch.testing.assert_close(values[:, :, -1], values[:, :, place])
 
