@@ -64,7 +64,7 @@ def accuracy(result: dict[str, Any]) -> str:
         "",
         "Exact programs: free-running, from the first byte to the end. Instructions and bytes:"
         " resynchronised at each step.",
-        f"Measured on {where(result)}.",
+        measured_on(result["results"]),
     ]
     return "\n".join(lines)
 
