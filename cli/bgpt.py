@@ -219,7 +219,7 @@ def generate(
 @click.option("-o", "--output", type=FILE, metavar="CKPT.pt", required=True, help="Checkpoint.")
 @force_option
 def import_(weights: Path, output: Path, force: bool) -> None:
-    """Turn a checkpoint that the bGPT authors released into one of ours.
+    """Take over a checkpoint that the bGPT authors released.
 
     What is read are tensors alone: no code in the file is run.
 
@@ -245,7 +245,7 @@ def import_(weights: Path, output: Path, force: bool) -> None:
 )
 @force_option
 def export(path: Path, output: Path, force: bool) -> None:
-    """Turn a checkpoint of ours into one that the bGPT authors' code reads.
+    """Write a checkpoint so that the bGPT authors' code reads it.
 
     CKPT is a checkpoint file or a run folder, of the published family. What `bgpt import` read
     comes back tensor for tensor.

@@ -250,7 +250,7 @@ def train(
 @dtype_option
 @json_option
 def predict(files: tuple[Path, ...], model: Path, device: str, dtype: str, as_json: bool) -> None:
-    """Print the most probable label of each file, and how probable it is.
+    """Print the most probable label of each file, and its probability.
 
     \b
     Examples:
@@ -316,7 +316,7 @@ def evaluate(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Compare a classifier with the labels of the files in DATA.
+    """Compare a classifier with the labels of files.
 
     Only those files are taken whose content is of the share that training holds out, unless
     --all is given, which is right for files that training never had. Reported are accuracy,

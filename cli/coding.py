@@ -25,11 +25,11 @@ output_option = click.option("-o", "--output", type=FILE, metavar="OUT", help="W
 @output_option
 @force_option
 def compress(model: Path | None, file: Path, output: Path | None, force: bool) -> None:
-    """Compress a file by what the model knows of such files; FILE stays as it is.
+    """Compress a file by what the model knows of such files.
 
-    Without -o the output is FILE.bgpt. Decompressing takes the same model, and a machine of the
-    same kind: the same torch on a CPU that adds up in the same order. Whatever is different or
-    damaged is noticed and refused, never decoded to something else.
+    FILE stays as it is. Without -o the output is FILE.bgpt. Decompressing takes the same model, and
+    a machine of the same kind: the same torch on a CPU that adds up in the same order. Whatever is
+    different or damaged is noticed and refused, never decoded to something else.
 
     Every byte is computed on its own, on one CPU thread in float32: slow, but the same
     everywhere. `bgpt score` says beforehand what comes out.
@@ -55,15 +55,20 @@ def compress(model: Path | None, file: Path, output: Path | None, force: bool) -
 
 
 @click.command()
-@model_option
+@click.option(
+    "--model",
+    type=FILE,
+    metavar="CKPT",
+    help="Checkpoint file or run folder. Default: of the shipped ones, that which compressed FILE.",
+)
 @click.argument("file", metavar="FILE", type=FILE)
 @output_option
 @force_option
 def decompress(model: Path | None, file: Path, output: Path | None, force: bool) -> None:
-    """Restore a file that `bgpt compress` wrote, exactly; FILE stays as it is.
+    """Restore exactly a file that `bgpt compress` wrote.
 
-    Without -o the output is FILE without .bgpt. Nothing is written unless the content's
-    checksum is right.
+    FILE stays as it is. Without -o the output is FILE without .bgpt. Nothing is written unless the
+    content's checksum is right.
 
     \b
     Examples:

@@ -24,6 +24,7 @@ from cli.options import (
     LENGTHS,
     cpu_model_option,
     distribution_option,
+    dtype_option,
     length_options,
     max_steps_option,
     seed_option,
@@ -207,13 +208,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     help="Differences to show in full, the earliest first."
     f" Default: {_SHOWN}, and {_EMBEDDED} in an HTML report.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="Precision of a byte model; auto is the faster on this machine.",
-)
+@dtype_option
 @click.option(
     "--json",
     "json_file",
@@ -225,7 +220,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 @click.option(
     "--html", type=FILE, metavar="REPORT", help="Write a page to look at and to step through."
 )
-@click.option("--force", is_flag=True, help="Replace FILEs that exist.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.pass_context
 def compare(
     context: click.Context,

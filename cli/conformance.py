@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.text import Text
 
 from cli import comparison as view
@@ -106,8 +107,15 @@ def conformance(
     if model is not None and against is not None:
         raise UserError("--model CKPT is short for --against model:CKPT; use one of them")
     if export is not None:
-        if model is not None or against is not None or json_file is not None:
-            raise UserError("--export checks nothing; leave --model, --against and --json out")
+        unused = ("model", "against", "sample", "dtype", "plots", "no_plots", "json_file")
+        given = [
+            option.opts[0]
+            for option in context.command.params
+            if option.name in unused
+            and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+        ]
+        if given:
+            raise UserError(f"--export checks nothing; leave out {', '.join(given)}")
         _export(export, force)
         return
     to_stdout = json_file == Path("-")

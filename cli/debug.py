@@ -31,7 +31,7 @@ def debug(
     random_state: int | None,
     max_steps: int,
 ) -> None:
-    """Step through a program, the CPU and a byte model side by side.
+    """Step through a program, CPU and byte model side by side.
 
     PROGRAM is assembly (.s), a memory image or a trace, whose memory and first state are used.
     The screen shows the state, what the CPU says comes next, what the model says, and

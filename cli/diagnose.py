@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import render
-from cli.options import DTYPES, FILE, cpu_model_option
+from cli.options import FILE, cpu_model_option, dtype_option
 from cli.peers import model_stepper, recordings
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_unwritable
@@ -54,13 +54,7 @@ def _number(_: click.Context, __: click.Parameter, bits: float | None) -> float 
     show_default=True,
     help="Faulty traces to show in full; the others in a line each.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(DTYPES),
-    default="auto",
-    show_default=True,
-    help="Precision of the model; auto is the faster on this machine.",
-)
+@dtype_option
 @click.option(
     "--plot", type=FILE, metavar="FILE.png", help="Draw the surprisal of every byte of one trace."
 )
@@ -71,7 +65,7 @@ def _number(_: click.Context, __: click.Parameter, bits: float | None) -> float 
     metavar="FILE",
     help="Write everything, the bits of every byte included; - is standard output.",
 )
-@click.option("--force", is_flag=True, help="Replace FILEs that exist.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.pass_context
 def diagnose(
     context: click.Context,
@@ -84,13 +78,13 @@ def diagnose(
     json_file: Path | None,
     force: bool,
 ) -> None:
-    """Find out from its traces what is wrong with a machine that nobody can open.
+    """Find out from its traces what is wrong with a machine.
 
-    A byte model that learned the healthy CPU reads each TRACE (or one of a packed shard's,
-    'SHARD[17]', or all of a SHARD) and says how surprising every byte is. Records that
-    it finds impossible are listed with what it expects instead; from their pattern follow the
-    instruction or the bit to blame and the kind of fault (see `cpusim inject`). The CPU itself
-    is not asked.
+    Nobody has to open it: a byte model that learned the healthy CPU reads each TRACE (or one of a
+    packed shard's, 'SHARD[17]', or all of a SHARD) and says how surprising every byte is. Records
+    that it finds impossible are listed with what it expects instead; from their pattern follow the
+    instruction or the bit to blame and the kind of fault (see `cpusim inject`). The CPU itself is
+    not asked.
 
     Exit code 0: all are healthy; 1: a fault was found; 2: bad usage or unreadable input.
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cli import render
 from cli.group import Interrupted
-from cli.options import DTYPES, FILE, cpu_model_option, json_option, seed_option, start_words
+from cli.options import FILE, cpu_model_option, dtype_option, json_option, seed_option, start_words
 from cli.peers import candidate
 from cpusim.corpus import ASSEMBLY_SUFFIX, open_corpus
 from cpusim.errors import UserError
@@ -53,13 +53,7 @@ _LISTED = 20
     show_default=True,
     help="The corpus: its failures are replayed first, new ones are added.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(DTYPES),
-    default="auto",
-    show_default=True,
-    help="Precision of a byte model; auto is the faster on this machine.",
-)
+@dtype_option
 @json_option
 @click.pass_context
 def fuzz(

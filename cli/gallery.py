@@ -72,7 +72,7 @@ def gallery(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Make a page of what models write, side by side with real files.
+    """Make a page of what models write beside real files.
 
     Pictures to see, sounds to play, scores, text, and a CPU run to step through by keyboard; with
     the bits per byte of each file, and how it was made. DIR/index.html needs no network, and

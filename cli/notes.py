@@ -25,12 +25,12 @@ _KINDS = (".mid", ".midi", ".abc")
 @json_option
 @click.pass_context
 def compare_tunes(context: click.Context, found: Path, expected: Path, as_json: bool) -> None:
-    """Compare tunes note by note, and show the first place where they part.
+    """Compare tunes note by note.
 
-    FOUND and EXPECTED are two tunes, or two folders with tunes of the same names; each MIDI or
-    ABC, which abc2midi plays. Every note event counts: pitch, onset and duration. Titles, tempo
-    and loudness do not. Times are in quarter notes; bars are counted by the meter from the
-    beginning, so that an upbeat is a part of bar 1.
+    Shown is the first place where they part. FOUND and EXPECTED are two tunes, or two folders with
+    tunes of the same names; each MIDI or ABC, which abc2midi plays. Every note event counts: pitch,
+    onset and duration. Titles, tempo and loudness do not. Times are in quarter notes; bars are
+    counted by the meter from the beginning, so that an upbeat is a part of bar 1.
 
     Exit code 0: every note is the same; 1: notes differ, or EXPECTED has tunes that FOUND lacks;
     2: bad usage or unreadable input.

@@ -52,7 +52,7 @@ model_option = click.option(
     "--model",
     type=FILE,
     metavar="CKPT",
-    help="Checkpoint file or run folder. Default: the shipped one for such files.",
+    help="Checkpoint file or run folder. Default: the shipped one for such files, else the CPU's.",
 )
 
 

@@ -69,8 +69,8 @@ def score(
     8 is knowing nothing, 0 is knowing all. What a file is, its name's extension says. The end
     of a file is predicted too: its cost is in the bits, its bytes are in nobody's count.
 
-    The column "compressed" promises how many bytes `bgpt compress` would make of the file: with
-    its header, at most 24 bits a byte, and never more than the file as it is.
+    The column "compressed" promises how many bytes `bgpt compress` would make of the file: its
+    header of some 35 bytes, and then never more than the file as it is.
 
     \b
     Examples:
@@ -164,9 +164,10 @@ def score(
 def explain(
     model: Path | None, file: Path, output: Path, device: str, dtype: str, force: bool
 ) -> None:
-    """Draw where a file's bits go: a map of the file, coloured by what each byte costs.
+    """Draw where a file's bits go.
 
-    Dark cells surprised the model. Beside the map: what each row costs in all; above it: the
+    A map of the file is coloured by what each byte costs: dark cells surprised the model. Beside
+    the map: what each row costs in all; above it: the
     mean by place in the patch. In a small file each cell shows its byte.
 
     \b

@@ -89,8 +89,8 @@ def train_options(name: str) -> Callable[[Callable[..., None]], Callable[..., No
         click.option(
             "--preset",
             metavar="NAME",
-            help=f"Size of the model: {', '.join(PRESETS)}. Default: {FILES_PRESET}, or"
-            f" {CONVERSION_PRESET} with --convert.",
+            help=f"Size of the model: {', '.join(PRESETS)}. Default: that of --init, else"
+            f" {FILES_PRESET}, or {CONVERSION_PRESET} with --convert.",
         ),
         click.option(
             "--init",

@@ -60,7 +60,7 @@ def media(
     made: float | None,
     **values: Any,
 ) -> None:
-    """Learn text, images, audio, music, or another modality that is installed.
+    """Learn text, images, audio, music or another modality.
 
     Nothing but the name need be given: the data are fetched, converted and kept in a cache folder.
     The model, the objective and how it is trained are those of `bgpt train files`; of your own

@@ -81,7 +81,7 @@ def train() -> None:
 @click.option(
     "--preset",
     metavar="NAME",
-    help=f"Size of the model: {', '.join(PRESETS)}. Default: {PRESET}.",
+    help=f"Size of the model: {', '.join(PRESETS)}. Default: that of --init, else {PRESET}.",
 )
 @click.option(
     "--init",

@@ -177,7 +177,7 @@ def _pages(parts: Sequence[str], *, between: bytes = b"\n") -> Iterator[bytes]:
 
 
 def likeness(text: str) -> tuple[str, ...]:
-    """Keys that a text shares with one that quotes it, or differs from it in little.
+    """Keys that a text most probably shares with one that differs from it in little.
 
     Its letters alone count. The least hashes of its runs of 32 letters are a sketch of it: texts
     that share most runs share one of the least (Broder 1997).

@@ -58,6 +58,10 @@ def test_help_shows_examples_of_the_very_command_and_describes_every_option(
     options = result.stdout.partition("\nOptions:\n")[2].partition("\n\n")[0]
     for entry in re.split(r"\n  (?=-)", "\n" + options)[1:]:
         assert len(entry.split()) > 2, f"an option without help: {entry}"
+    cut = [
+        line for line in result.stdout.partition("\nCommands:\n")[2].splitlines() if "..." in line
+    ]
+    assert not cut, "what a command does must fit into its line"
 
 
 @every_command

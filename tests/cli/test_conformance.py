@@ -271,7 +271,8 @@ def test_a_recording_of_other_programs_is_refused() -> None:
         (["--against", "oracle", "--json", "file"], "file: already exists; use --force"),
         (["--export", "file"], "file: already exists; use --force"),
         (["--export", "no/where.shard"], "the folder no does not exist; create it"),
-        (["--export", "x", "--against", "oracle"], "--export checks nothing"),
+        (["--export", "x", "--against", "oracle"], "checks nothing; leave out --against"),
+        (["--export", "x", "--no-plots", "--sample", "3"], "leave out --sample, --no-plots"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
