@@ -27,6 +27,8 @@ DTYPES = ("auto", "float32", "bfloat16")
 
 SEEDS = 1 << 32
 """Programs to be judged by have seeds below; training and its evaluation draw from those above."""
+CPU_EXTENSION = "bin"
+"""Of memory images and traces."""
 LENGTHS = 1, SLOTS - 1
 """Least and most instructions of a random program, unless asked otherwise."""
 
@@ -88,8 +90,20 @@ def load_model(
     from media import shipped
 
     place = pick_device(device)
-    if path is None:
-        path = shipped.for_files(extensions) if modality is None else shipped.for_modality(modality)
+    if path is None and modality is not None:
+        path = shipped.for_modality(modality)
+    elif path is None:
+        kinds = {extension.removeprefix(".").lower() for extension in extensions}
+        path = shipped.for_files(kinds)
+        if path == shipped.for_files([CPU_EXTENSION]) and kinds - {CPU_EXTENSION}:
+            names = ", ".join(
+                sorted(f".{kind}" if kind else "without an extension" for kind in kinds)
+            )
+            click.echo(
+                f"no checkpoint ships for files {names}, so the CPU's is taken; name another with"
+                " --model",
+                err=True,
+            )
     return checkpoint.load(path, device=place), pick_dtype(dtype, place)
 
 

@@ -62,6 +62,7 @@ def train_options(name: str) -> Callable[[Callable[..., None]], Callable[..., No
     """Add the options of how to train on files; a run goes to `runs/name` by default."""
     options = (
         click.option(
+            "-o",
             "--out",
             type=FILE,
             metavar="RUN",

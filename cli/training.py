@@ -64,6 +64,7 @@ def train() -> None:
 
 @train.command()
 @click.option(
+    "-o",
     "--out",
     type=FILE,
     metavar="RUN",

@@ -35,6 +35,20 @@ def test_a_file_is_scored_by_the_model_of_its_kind(weights: Path, tmp_path: Path
         assert model_of(path) == str(weights / f"{model}.pt")
 
 
+def test_the_user_is_told_when_no_model_fits_a_file(tmp_path: Path) -> None:
+    for name, told in (
+        ("a.bin", ""),
+        ("a.wav", ""),
+        ("a.MD", ".md"),
+        ("a", "without an extension"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(b"RIFF")
+        notes = bgpt("score", path).stderr.splitlines()
+        assert len(notes) == bool(told)
+        assert all(f"no checkpoint ships for files {told}, so the CPU's is" in n for n in notes)
+
+
 def test_files_that_have_different_models_are_not_scored_by_one(
     weights: Path, tmp_path: Path
 ) -> None:
