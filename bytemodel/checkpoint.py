@@ -242,7 +242,8 @@ def save_step(run: Path, step: int, model: Trainable, **content: Any) -> Path:
     with atomic_write(marker, force=True) as file:
         record = {"step": step, "size": path.stat().st_size, "sha256": file_hash(path)}
         file.write(json.dumps(record).encode())
-    for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
+    # Later ones are damaged, or the run would have gone on from them.
+    for old in sorted(old for old in folder.glob("step-*.pt") if old <= path)[:-KEEP]:
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink()
     for stray in folder.glob(".step-*.tmp"):

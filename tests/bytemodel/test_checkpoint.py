@@ -280,6 +280,16 @@ def test_the_newest_checkpoint_of_a_run_is_found_and_old_ones_go(tmp_path: Path)
     assert names == [f"step-{step:08d}.{end}" for step in (20, 300) for end in ("json", "pt")]
 
 
+def test_a_run_that_began_again_keeps_what_it_saves(tmp_path: Path) -> None:
+    for path in fill(tmp_path, 100, 200):
+        cut(path)
+    for step in (3, 4, 5):
+        assert find_resumable(tmp_path)[0] == (None if step == 3 else path)
+        (path,) = fill(tmp_path, step)
+        assert same(load(path).model, random_model(seed=step))
+    assert len(list((tmp_path / "checkpoints").glob("step-0000000*.pt"))) == 2
+
+
 def test_a_finished_model_is_what_a_run_folder_means(tmp_path: Path) -> None:
     fill(tmp_path, 5)
     save(tmp_path / "model.pt", random_model(seed=9), info={})
