@@ -31,6 +31,11 @@ _SHORTEST = RATE // 8
 _MIDDLE = 128
 """The sample of silence."""
 _HEADER = 44
+"""Bytes of a WAV file before its samples."""
+_WIDEST = 4
+"""Bytes of a sample that are read here."""
+_NO_WAV = wave.Error, EOFError, RuntimeError
+"""What `wave` raises for what is none; the last where a size leads out of the file."""
 
 Samples = npt.NDArray[np.float32]
 
@@ -83,7 +88,7 @@ class Audio:
             with wave.open(io.BytesIO(data)) as file:
                 form = (file.getnchannels(), 8 * file.getsampwidth(), file.getframerate())
                 count = file.getnframes()
-        except (wave.Error, EOFError):
+        except _NO_WAV:
             return "no WAV that opens"
         if form != (1, 8, RATE):
             return f"{form[0]} channels, {form[1]} bits, {form[2]:,} samples a second"
@@ -130,7 +135,7 @@ def _samples(path: Path) -> Samples:
     data = read_bytes(path)
     try:
         frames, rate = _pcm(data, path)
-    except (wave.Error, EOFError):
+    except _NO_WAV:
         frames, rate = _other(data, path)
     if not _RATES[0] <= rate <= _RATES[1]:
         raise UserError(f"{path}: says {rate:,} samples a second, which no recording has")
@@ -153,6 +158,8 @@ def _pcm(data: bytes, path: Path) -> tuple[Samples, int]:
     with wave.open(io.BytesIO(data)) as file:
         channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
         count = file.getnframes()
+        if width > _WIDEST:
+            raise wave.Error("what libsndfile is for")
         raw = np.frombuffer(file.readframes(count), np.uint8)
     if len(raw) < count * channels * width:
         raise UserError(

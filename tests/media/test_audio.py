@@ -113,6 +113,38 @@ def test_damaged_and_silent_recordings_are_refused_in_one_sentence(
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize("width", [5, 8])
+def test_samples_too_wide_are_read_by_the_library_or_refused(width: int, tmp_path: Path) -> None:
+    path = tmp_path / "wide.wav"
+    size, rate = RATE * width, RATE.to_bytes(4, "little")
+    form = b"fmt \x10\0\0\0\1\0\1\0" + rate + (RATE * width).to_bytes(4, "little")
+    form += width.to_bytes(2, "little") + (8 * width).to_bytes(2, "little")
+    sound = b"data" + size.to_bytes(4, "little") + bytes(range(200)) * (size // 200)
+    path.write_bytes(b"RIFF" + (size + 36).to_bytes(4, "little") + b"WAVE" + form + sound)
+    with pytest.raises(UserError, match=f"^{path}: "):
+        AUDIO.read(path)
+
+
+@pytest.mark.parametrize("place", range(4, 44))
+@pytest.mark.parametrize("value", [0, 1, 17, 127, 255])
+def test_a_header_that_lies_is_judged_and_read_or_refused(
+    place: int, value: int, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "lie.wav", tone())
+    (clip,) = AUDIO.read(path)
+    data = bytearray(clip.data)
+    data[place] = value
+    verdict = AUDIO.judge(bytes(data), "wav")
+    assert verdict is None or verdict
+    path.write_bytes(data)
+    refused = f"{path}: "
+    try:
+        clips = AUDIO.read(path)
+    except UserError as error:
+        clips, refused = [], str(error)
+    assert clips or refused.startswith(f"{path}: ")
+
+
 @given(st.binary(max_size=80), st.integers(0, 8044))
 def test_any_bytes_are_judged(tail: bytes, cut: int) -> None:
     form = b"fmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x40\x1f\0\0\1\0\x08\0"
