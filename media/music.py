@@ -6,6 +6,7 @@ on one side of the split under all its titles and in all its copies, in both for
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,7 +84,7 @@ class Music:
                 except abcmidi.Refused:
                     yield LeftOut("abc2midi finds errors")
                     continue
-                keys = keys_of(tune)
+                keys = keys_of(tune) or (_own_key(abc),)
                 yield Item(f"{stem}.abc", abc, keys)
                 yield Item(f"{stem}.mid", midi, keys)
         progress(len(paths), len(paths))
@@ -109,7 +110,7 @@ class Music:
         for number, tune in enumerate(tunes, 1):
             abc = clean(tune).encode()
             stem = path.stem if len(tunes) == 1 else f"{path.stem}-{number:03d}"
-            keys = (*keys_of(tune), *((file,) if len(tunes) == 1 else ()))
+            keys = (*keys_of(tune), *((file,) if len(tunes) == 1 else ())) or (_own_key(abc),)
             try:
                 midi = abcmidi.to_midi(abc)
             except abcmidi.Refused as error:
@@ -217,7 +218,9 @@ def keys_of(tune: str) -> tuple[str, ...]:
     keys = []
     for title in _titles(tune):
         letters = "".join(sign for sign in title.casefold() if sign.isalnum())
-        keys.append(f"title {letters.removeprefix('the').removesuffix('the')}")
+        letters = letters.removeprefix("the").removesuffix("the")
+        if letters:
+            keys.append(f"title {letters}")
     body = "".join(line + "\n" for line in clean(tune).splitlines() if not _FIELD.match(line))
     body = re.sub(r"![^!\n]*!|\{[^}]*\}|\[[A-Za-z]:[^\]]*\]", "", body)
     places = ["CDEFGABcdefgab".index(sign) for sign in re.findall("[A-Ga-g]", body)]
@@ -225,6 +228,11 @@ def keys_of(tune: str) -> tuple[str, ...]:
     if len(steps) >= _OPENING:
         keys.append("opening " + " ".join(map(str, steps[:_OPENING])))
     return tuple(keys)
+
+
+def _own_key(abc: bytes) -> str:
+    """What the two forms of a tune share that shares nothing with others."""
+    return f"tune {hashlib.sha256(abc).hexdigest()}"
 
 
 def plain_midi(data: bytes, name: str) -> bytes:

@@ -130,6 +130,21 @@ def test_titles_and_openings_are_keys_whatever_the_spelling_and_the_key(tmp_path
     assert not one & keys("Something else", "A", "ABcd efef cBAB cdec AGFE")
 
 
+def test_the_forms_of_a_tune_always_share_a_key_and_untitled_ones_share_none(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "book.abc"
+    titles = ("", "T:\n", "T:???\n", "T:The\n")
+    path.write_text(
+        "\n".join(f"X:1\n{title}K:C\n{'CDEF'[n]}2|\n" for n, title in enumerate(titles))
+    )
+    items = MUSIC.read(path)
+    keys = [{*items[n].keys, *items[n + 1].keys} for n in range(0, len(items), 2)]
+    assert [set(items[n].keys) for n in range(0, len(items), 2)] == keys
+    assert all(keys)
+    assert len(set().union(*keys)) == len(titles)
+
+
 def test_running_status_is_written_out(tmp_path: Path) -> None:
     on = b"\x00\x90\x3c\x40" + b"\x10\x40\x40" + b"\x10\x3c\x00" + b"\x00\x40\x00"
     track = on + b"\x00\xff\x2f\x00"
