@@ -15,9 +15,10 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from media.modality import SIDES, Item, LeftOut, Missing, Modality, Progress
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 FORMAT = 1
+_NAMES = 2
+"""How a user's files are named; sets in the cache that were named otherwise are made again."""
+_LONGEST_STEM = 200
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def from_files(
     digest = hashlib.sha256()
 
     def converted(tell: Progress) -> Iterator[Item | LeftOut]:
-        taken: set[str] = set()
+        names = _Names()
         for done, path in enumerate(paths):
             tell(done, len(paths))
             digest.update(read_bytes(path))
@@ -186,13 +190,13 @@ def from_files(
                 raise  # the next file would need the same
             except UserError as error:
                 items = [LeftOut("unusable", str(error))]
-            above = "_".join(path.relative_to(folder).parts[:-1])
+            named = names.of_file(path.relative_to(folder).parts[:-1])
             for item in items:
                 if isinstance(item, LeftOut):
                     note(f"left out: {item.sentence}")
                     yield item
                     continue
-                yield item._replace(name=_unlike(taken, f"{above}_{item.name}".lstrip("_")))
+                yield item._replace(name=named(item.name))
         tell(len(paths), len(paths))
 
     return _converted(
@@ -259,7 +263,8 @@ def user_set(
             )
         return found
     # What a file says is not looked at again unless its size or time is another.
-    look = hashlib.sha256(f"{modality.name}-{modality.recipe} {folder.resolve()}\n".encode())
+    recipe = f"{modality.name}-{modality.recipe}-{_NAMES}"
+    look = hashlib.sha256(f"{recipe} {folder.resolve()}\n".encode())
     named = hub.is_named(folder)
     here = hub.local(folder) if named else folder
     for path in [here] if here and here.is_file() else user_files(here) if here else []:
@@ -381,12 +386,47 @@ def _staging(out: Path, *, force: bool, shared: bool) -> AbstractContextManager[
     )
 
 
-def _unlike(taken: set[str], name: str) -> str:
+class _Names:
+    """Names for what a user's files become: `label_name.ext`, the label being the first folder.
+
+    Two forms of the same thing have the same name but for the extension, and nobody else has it.
+    """
+
+    def __init__(self) -> None:
+        self._labels: dict[str, str] = {}
+        self._taken: set[str] = set()
+
+    def of_file(self, folders: Sequence[str]) -> Callable[[str], str]:
+        """How the items of one file in these folders are named."""
+        parts = [folder.replace("_", "-") for folder in folders]
+        if folders:
+            # Labels that differ in this alone stay different.
+            parts[0] = self._labels.setdefault(
+                folders[0], _free(parts[0], set(self._labels.values()))
+            )
+        chosen: dict[str, str] = {}
+
+        def name(own: str) -> str:
+            path = Path(own)
+            if path.stem not in chosen:
+                stem = _shortened("_".join([*parts, path.stem]).lstrip("_"))
+                chosen[path.stem] = _free(stem, self._taken)
+                self._taken.add(chosen[path.stem])
+            return chosen[path.stem] + path.suffix
+
+        return name
+
+
+def _free(name: str, taken: Collection[str]) -> str:
     """The name, or one with a number where it is taken already."""
-    path = Path(name)
-    number = 1
-    while name in taken:
-        number += 1
-        name = f"{path.stem}-{number}{path.suffix}"
-    taken.add(name)
-    return name
+    numbers = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(name for name in numbers if name not in taken)
+
+
+def _shortened(stem: str) -> str:
+    """A name that leaves room for an ending within the 255 bytes that file systems take."""
+    data = os.fsencode(stem)
+    if len(data) <= _LONGEST_STEM:
+        return stem
+    short = data[: _LONGEST_STEM - 9].decode(errors="ignore")
+    return f"{short}-{hashlib.sha256(data).hexdigest()[:8]}"

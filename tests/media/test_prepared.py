@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bytemodel.labelled import find_labelled
 from cpusim.errors import UserError
 from media import packages, prepared, registry
 from media.modality import SIDES, Debian, Item, LeftOut
@@ -157,6 +158,64 @@ def test_users_files_keep_their_folders_in_their_names_and_bad_ones_are_named(
     assert made.manifest["left_out"] == {"unusable": 1}
     with pytest.raises(UserError, match="is no folder of files"):
         from_files(TOY, mine / "none", tmp_path / "other", QUIET, notes.append)
+
+
+def test_folders_with_underscores_are_labels_as_they_are_apart(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    for label in ("black_cats", "black_dogs", "black-dogs"):
+        for number in range(9):
+            path = mine / label / f"in_{number}" / "it_is.toy"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(f"{label} {number}".encode())
+    made = from_files(TOY, mine, tmp_path / "set", QUIET, pytest.fail)
+    found = {
+        file.path.read_bytes().split()[0].decode(): file.label
+        for file in find_labelled(made.folder)
+    }
+    assert found == {
+        "black_cats": "black-cats",
+        "black-dogs": "black-dogs",
+        "black_dogs": "black-dogs-2",
+    }
+
+
+def two_forms(path: Path) -> list[Item]:
+    data = path.read_bytes()
+    return [Item(f"{path.stem}.{end}", data, (path.name,)) for end in ("toy", "box")]
+
+
+def test_the_forms_of_a_file_share_a_name_that_no_other_file_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Toy, "read", lambda _, path: two_forms(path))
+    mine = tmp_path / "mine"
+    places = ["a/b_c.x", "a_b/c.x", "a-b/c.x", "c-2.x", "c.x", "c.y", *(f"{n}.x" for n in range(9))]
+    for place in places:
+        (mine / place).parent.mkdir(parents=True, exist_ok=True)
+        (mine / place).write_text(place)
+    made = from_files(TOY, mine, tmp_path / "set", QUIET, pytest.fail)
+    forms: dict[str, list[bytes]] = {}
+    for side in SIDES:
+        for path in made.files(side):
+            forms.setdefault(path.stem, []).append(path.read_bytes())
+    assert len(forms) == len(places)
+    for one, other in forms.values():
+        assert one == other
+
+
+def test_names_too_long_for_a_file_are_shortened_and_stay_apart(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "short.toy").write_bytes(b"short")
+    for number in range(9):
+        deep = mine.joinpath("label", *["\u00e4" * 90] * 3)
+        deep.mkdir(parents=True, exist_ok=True)
+        (deep / f"{number}.toy").write_bytes(b"%d" % number)
+    made = from_files(TOY, mine, tmp_path / "set", QUIET, pytest.fail)
+    names = {path.name for side in SIDES for path in made.files(side)} - {"short.toy"}
+    assert len(names) == 9
+    assert all(name.startswith("label_\u00e4") for name in names)
+    assert max(len(name.encode()) for name in names) < 210
 
 
 def test_the_same_content_under_two_names_stands_on_one_side(tmp_path: Path) -> None:
