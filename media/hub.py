@@ -34,6 +34,8 @@ _SIDES: dict[str, Side] = {
 }
 _FEATURES = {"image": "Image", "audio": "Audio"}
 """What holds the files of these modalities; the others are learned from text, or raw bytes."""
+_TEXT = ("string", "large_string", "binary", "large_binary")
+"""What a column of texts is said to hold, where its first row holds nothing."""
 _TEXTS = ("text", "abc", "abc notation", "content")
 """Columns that are what to learn if a row has several texts."""
 
@@ -234,7 +236,10 @@ class _Rows:
 
         def fits(name: str) -> bool:
             if wanted is None:
-                return isinstance(row[name], str | bytes) and name != "label"
+                told = getattr(features.get(name), "dtype", None)
+                return name != "label" and (
+                    isinstance(row[name], str | bytes) or (row[name] is None and told in _TEXT)
+                )
             kind = type(features[name]).__name__ if name in features else ""
             return kind == wanted or (
                 isinstance(row[name], bytes)

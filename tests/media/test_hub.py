@@ -135,6 +135,25 @@ def test_what_cannot_be_learned_says_which_columns_there_are(tmp_path: Path) -> 
 
 
 @needs_library
+def test_a_first_row_without_a_text_does_not_decide_what_is_learned(tmp_path: Path) -> None:
+    import datasets
+
+    rows = {
+        "title": [f"title {n}" for n in range(60)],
+        "text": [None, *(f"a letter about {WORDS[n % 10]} {n}" for n in range(59))],
+    }
+    file = tmp_path / "rows.parquet"
+    datasets.Dataset.from_dict(rows).to_parquet(file)
+    text = registry.load("text")
+    for name in (f"hf:{file}", f"hf:{file}#text"):
+        made = from_files(text, Path(name), tmp_path / "set", QUIET, pytest.fail, force=True)
+        found = [path.read_text() for side in SIDES for path in made.files(side)]
+        assert len(found) == 59
+        assert all(data.startswith("a letter about ") for data in found)
+        assert made.manifest["left_out"] == {"empty": 1}
+
+
+@needs_library
 def test_only_so_many_rows_are_taken_and_this_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
