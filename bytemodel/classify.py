@@ -42,10 +42,10 @@ def classification(
     """Classification as something that `train.train` can learn.
 
     `start`: the byte model that the classifier begins with; None: random weights. `head_only`: it
-    stays as it is. `about`: what else the run's record should say. Raises `UserError` if it would
-    stay random.
+    stays as it is. `about`: what else the run's record should say, and, to go on with a run whose
+    own weights are there, what it says. Raises `UserError` if the byte model would stay random.
     """
-    if head_only and start is None:
+    if head_only and start is None and not (about or {}).get("start"):
         raise UserError("--head-only needs a model that has learned something; name one (--model)")
 
     def build(config: ModelConfig) -> Classifier:

@@ -166,8 +166,10 @@ def train(
         before = read_config(out)
         if before.get("task", {}).get("kind") != "classification":
             raise UserError(f"{out}: is no run of bgpt classify train; name one with --out")
-        if model is None and preset_name is None and before["task"].get("file"):
-            model = Path(before["task"]["file"])
+        # A run that goes on has its weights; those that it began with may have gone.
+        began = before["task"].get("file") if checkpoint.find_resumable(out)[0] is None else None
+        if model is None and preset_name is None and began:
+            model = Path(began)
     elif minutes is None and steps is None:
         minutes = _MINUTES
     start = None if model is None else checkpoint.load(model)
@@ -187,11 +189,17 @@ def train(
     with render.progress("reading", "files") as progress:
         source = LabelledSource(data, config, seed=chosen.get("seed", 0), progress=progress)
     training = training_config(fine_tuning=start is not None, validates=source.validates, **chosen)
+    if training.patience and not source.validates:
+        raise UserError(
+            f"{data}: sets no files aside to validate on, so --patience would look at those that"
+            " judge; leave it out, or make folders train, validation and test"
+        )
+    known = before["task"] if model is None and preset_name is None else {}
     task = classification(
         None if start is None else start.model,
         source.labels,
         head_only=head_only or bool(before["task"].get("head_only")),
-        about={"file": None if model is None else str(model)},
+        about=known or {"file": None if model is None else str(model)},
     )
     place = pick_device(device or before.get("device", "auto"))
     kind = str(pick_dtype(dtype or before.get("dtype", "auto"), place)).removeprefix("torch.")

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from bytemodel import checkpoint
@@ -206,6 +207,29 @@ def test_resume_needs_the_same_beginning(
     assert "already exists" in refused(*quick(folder, model, run, "--steps", 12))
 
 
+@pytest.mark.parametrize("head_only", [False, True])
+def test_a_run_goes_on_when_what_it_began_with_has_gone(
+    head_only: bool, folder: Path, model: Path, tmp_path: Path
+) -> None:
+    start, out = tmp_path / "start.pt", tmp_path / "run"
+    shutil.copy(model, start)
+    options = ["--steps", 3, *(["--head-only"] if head_only else [])]
+    bgpt(*quick(folder, start, out, *options))
+    before = read_config(out)
+    start.unlink()
+    # As if it had been stopped before its end.
+    (out / "model.pt").unlink()
+    bgpt("classify", "train", folder, "--out", out, "--resume")
+    assert read_config(out)["task"] == before["task"]
+    weights = checkpoint.load_classifier(out).model.state_dict()
+    began = checkpoint.load(model).model.state_dict()
+    same = all(
+        torch.equal(weights[f"model.{name}"], tensor.bfloat16().float())
+        for name, tensor in began.items()
+    )
+    assert same == head_only
+
+
 def byte_run(folder: Path) -> Path:
     out = folder / "bytes"
     out.mkdir()
@@ -222,6 +246,8 @@ def test_what_cannot_be_is_refused(folder: Path, model: Path, run: Path, tmp_pat
     assert "needs a model that has learned" in refused(*train, "--preset", "tiny", "--head-only")
     assert "is a classifier, which only tells labels" in refused(*train, "--model", run)
     assert "did you mean 'tiny'" in refused(*train, "--preset", "tin")
+    patient = refused(*train, "--preset", "tiny", "--patience", 2)
+    assert "sets no files aside to validate on" in patient
     assert not (tmp_path / "run").exists()
     none = tmp_path / "none"
     assert "is no folder of labelled files" in refused("classify", "eval", none, "--model", run)
