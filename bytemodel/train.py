@@ -426,9 +426,9 @@ def _train(
             for optimizer, rates in zip(optimizers, base_rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * scale
-            if model_config.dropout:
-                key = (config.seed, step, ranks.rank)[: 3 if ranks.rank else 2]
-                torch.manual_seed(hash(key))
+            # For whatever is drawn at random: what dropout leaves out, what a classifier reads.
+            key = (config.seed, step, ranks.rank)[: 3 if ranks.rank else 2]
+            torch.manual_seed(hash(key))
             batch = source.batch(step)
             share = batch.share(ranks.rank, ranks.count) if ranks.count > 1 else batch
             part = share.size / batch.size
@@ -452,8 +452,9 @@ def _train(
                 whole, whole_mean = ranks.total(loss.item() * part, mean.item() * part)
                 if not math.isfinite(whole):
                     raise UserError(
-                        f"{run}: the loss is {whole} at step {step:,}; resume with a lower"
-                        " learning rate from the last checkpoint"
+                        f"{run}: the loss is {whole} at step {step:,}; begin another run from the"
+                        f" last checkpoint in {run / 'checkpoints'} (--init, of classifiers"
+                        " --model), which takes lower learning rates"
                     )
                 now = time.monotonic()
                 values = task.measures(whole_mean, torch.from_numpy(every))

@@ -85,15 +85,14 @@ def test_of_a_long_file_some_patches_are_read_closely_and_of_a_short_one_all(
 ) -> None:
     classifier = random_classifier().train(training)
     longest = max(*sizes, 2)
-    patches = torch.zeros(len(sizes), longest, SIZE, dtype=torch.int64)
     with pytest.MonkeyPatch.context() as patching:
         patching.setattr("bytemodel.classifier.READ_CLOSELY", closely)
-        flat, counted = classifier._read_closely(patches, torch.tensor(sizes))
-    for row, (size, places, real) in enumerate(zip(sizes, flat, counted, strict=True)):
-        chosen = (places - row * longest)[real].tolist()
+        read, counted = classifier._read_closely(torch.tensor(sizes), longest)
+    for size, places, real in zip(sizes, read, counted, strict=True):
+        chosen = places[real].tolist()
         assert len(chosen) == len(set(chosen)) == min(size - 1, closely, longest - 1)
         assert all(1 <= place < size for place in chosen)
-        assert all(row * longest < place < (row + 1) * longest for place in places.tolist())
+        assert all(1 <= place < longest for place in places.tolist())
         gaps = np.diff([0, *chosen, size])
         assert gaps.max() <= 2 * max(1, (size - 1) / min(closely, longest - 1)) + 1
 
@@ -411,6 +410,21 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
         assert torch.equal(tensor, weights[name]), name
     with pytest.raises(UserError, match=r"started with task.head_only = False, not True"):
         learn(run, folder, resume=True, head_only=True)
+
+
+def test_what_is_read_closely_is_the_same_when_a_run_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bytemodel.classifier.READ_CLOSELY", 2)
+    learn(tmp_path / "straight", folder)
+    assert not learn(tmp_path / "run", folder, listener=Records(10, "SIGINT")).finished
+    assert learn(tmp_path / "run", folder, resume=True).finished
+    one, other = (
+        checkpoint.load_classifier(tmp_path / name).model.state_dict()
+        for name in ("straight", "run")
+    )
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
 
 
 def test_training_the_head_alone_leaves_the_rest_as_it_was(folder: Path, tmp_path: Path) -> None:

@@ -438,7 +438,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(tmp_path: Path) 
         def batch(self, step: int) -> Batch:
             return super().batch(step)._replace(weights_S=torch.full((4,), torch.nan))
 
-    with pytest.raises(UserError, match=r"the loss is nan at step 2; resume with a lower"):
+    with pytest.raises(UserError, match=r"the loss is nan at step 2; begin another run"):
         run(tmp_path / "run", source=Poisoned())
 
 
