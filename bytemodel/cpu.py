@@ -78,7 +78,8 @@ def load_stepper(path: Path, dtype: str = "auto") -> ByteModelStepper:
 class ByteModelStepper:
     """A byte model that continues CPU traces, greedily: each byte is the most probable one.
 
-    Raises `UserError` if the model's patches are not the size of a state.
+    Raises `UserError` if the model's patches are not the size of a state, or its sequence is too
+    short for two of them.
     """
 
     def __init__(
@@ -88,6 +89,12 @@ class ByteModelStepper:
             raise UserError(
                 f"{name}: has patches of {model.config.patch_size} bytes, and a CPU state has"
                 f" {STATE_SIZE}; use a model with patch_size {STATE_SIZE}"
+            )
+        if model.config.max_patches < FIRST_STATE + 3:
+            raise UserError(
+                f"{name}: takes sequences of {model.config.max_patches} patches, and a memory with"
+                f" two states and an end are {FIRST_STATE + 3}; use a model with a larger"
+                " max_patches"
             )
         self.name = name
         self.model = model.eval()

@@ -28,13 +28,12 @@ from cpusim.isa import (
     FIRST_REGISTER,
     INSTRUCTION_SIZE,
     IR,
-    ISA,
     MEMORY_SIZE,
     PC,
     SLOTS,
     STATE_SIZE,
-    variant_name,
 )
+from cpusim.lockstep import form_name
 from cpusim.machine import run_batch
 from cpusim.programs import Distribution, generate
 from cpusim.trace import SHARD_SUFFIX, TRACE_SUFFIX, Trace, open_shard, read_trace
@@ -232,7 +231,15 @@ class TraceFolder:
         # A shard's number of the first trace; single files follow the last shard.
         sizes = [len(shard) for shard in self._shards]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        in_files = [(path.stat().st_size - MEMORY_SIZE) // STATE_SIZE for path in self._files]
+        in_files = []
+        for path in self._files:
+            records, rest = divmod(path.stat().st_size - MEMORY_SIZE, STATE_SIZE)
+            if records < 1 or rest:
+                raise UserError(
+                    f"{path}: has {path.stat().st_size:,} bytes, and a trace has"
+                    f" {MEMORY_SIZE:,} and {STATE_SIZE} a state; restore it or leave it out"
+                )
+            in_files.append(records)
         self.records = np.concatenate(
             [*(np.diff(shard.offsets) for shard in self._shards), np.array(in_files, np.int64)]
         )
@@ -282,13 +289,18 @@ class RecordedTraces:
         self.seed = seed
         self.evaluation_programs = evaluation_programs
         self._traces = TraceFolder(folder / "train" if (folder / "train").is_dir() else folder)
+        test = folder / "test"
+        # None: generated programs evaluate.
+        self._test = TraceFolder(test) if test.is_dir() and any(test.iterdir()) else None
+        for traces in (self._traces, *([] if self._test is None else [self._test])):
+            length = sequence_length(int(traces.records.max()) - 1)
+            if length > max_patches:
+                raise UserError(
+                    f"{traces.folder}: its longest trace is a sequence of {length:,} patches, and"
+                    f" the model takes {max_patches:,}; leave it out, or use a model with a larger"
+                    " max_patches"
+                )
         self._length = sequence_length(int(self._traces.records.max()) - 1)
-        if self._length > max_patches:
-            raise UserError(
-                f"{folder}: its longest trace is a sequence of {self._length:,} patches, and the"
-                f" model takes {max_patches:,}; leave it out, or use a model with a larger"
-                " max_patches"
-            )
         self._count = max(1, _PATCHES_PER_BATCH // self._length)
 
     def batch(self, step: int) -> Batch:
@@ -306,13 +318,11 @@ class RecordedTraces:
         )
 
     def evaluation(self) -> Sequence[Batch]:
-        test = self.folder / "test"
-        if not test.is_dir() or not any(test.iterdir()):
+        if self._test is None:
             return evaluation_batches(self.evaluation_programs)
-        traces = TraceFolder(test)
         sequences = [
-            sequence_of(traces[index])
-            for index in range(min(len(traces), self.evaluation_programs))
+            sequence_of(self._test[index])
+            for index in range(min(len(self._test), self.evaluation_programs))
         ]
         return [
             collate(sequences[first : first + 8], FIRST_STATE + 1)
@@ -349,9 +359,7 @@ def state_groups(batch: Batch, hits_NS: npt.NDArray[np.bool_]) -> dict[str, tupl
             counts[name] = int(hits_NS[which][:, places].all(1).sum()), int(which.sum())
 
     words, numbers = np.unique(executed, axis=0, return_inverse=True)
-    names = np.array(
-        [variant_name(*ISA.decode(word.astype(np.uint8).tobytes())) for word in words]
-    )[numbers]
+    names = np.array([form_name(word.astype(np.uint8).tobytes()) for word in words])[numbers]
     for name in np.unique(names):
         count(f"form {name}", is_state & (names == name), _COMPUTED)
     for slot in range(0, SLOTS, _SLOTS_A_GROUP):
@@ -406,6 +414,11 @@ def source_like(
             )
     if folder is not None:
         return RecordedTraces(folder, seed=seed, max_patches=max_patches)
+    if max_patches < sequence_length(SLOTS):
+        raise UserError(
+            f"the model takes sequences of {max_patches:,} patches, and the longest program's is"
+            f" {sequence_length(SLOTS):,}; use a model with a larger max_patches"
+        )
     curriculum = FURTHER if further else CURRICULUM
     try:
         if "curriculum" in description:

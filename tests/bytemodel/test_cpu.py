@@ -456,3 +456,11 @@ def test_an_installation_without_weights_says_how_to_make_some(
         shipped_checkpoint()
     (tmp_path / "cpu-small.pt").touch()
     assert shipped_checkpoint() == tmp_path / "cpu-small.pt"
+
+
+def test_a_model_too_short_for_two_states_is_refused() -> None:
+    config = dataclasses.replace(PRESETS["tiny"], max_patches=FIRST_STATE + 2)
+    with pytest.raises(UserError, match=f"two states and an end are {FIRST_STATE + 3}; use a"):
+        ByteModelStepper(ByteModel(config))
+    config = dataclasses.replace(config, max_patches=FIRST_STATE + 3)
+    assert ByteModelStepper(ByteModel(config)).max_records == 2

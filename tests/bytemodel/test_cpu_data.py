@@ -28,7 +28,7 @@ from bytemodel.mistakes import cases_of
 from bytemodel.patches import PAD
 from cpusim.dataset import generate_set
 from cpusim.errors import UserError
-from cpusim.isa import MEMORY_SIZE, PC, SLOTS, STATE_SIZE
+from cpusim.isa import IR, MEMORY_SIZE, PC, SLOTS, STATE_SIZE
 from cpusim.reference import Stop
 from cpusim.reference import run as run_reference
 from cpusim.trace import instance_hashes, open_shard, write_trace
@@ -297,6 +297,31 @@ def test_a_trace_longer_than_the_model_reads_is_refused_at_the_start(
     write_trace(tmp_path / "long.bin", bytes(MEMORY_SIZE), records)
     with pytest.raises(UserError, match="a sequence of 3,066 patches"):
         recorded(tmp_path)
+    for side, count in (("train", 5), ("test", 3000)):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        write_trace(tmp_path / "set" / side / "a.bin", bytes(MEMORY_SIZE), records[:count])
+    with pytest.raises(UserError, match="test: its longest trace is a sequence of 3,066"):
+        recorded(tmp_path / "set")
+    with pytest.raises(UserError, match=r"the longest program's is 323; use a model"):
+        source_like({}, seed=0, max_patches=322)
+
+
+@pytest.mark.parametrize("size", [0, MEMORY_SIZE, MEMORY_SIZE + STATE_SIZE + 1])
+def test_a_damaged_trace_is_refused_at_the_start(size: int, tmp_path: Path) -> None:
+    write_trace(tmp_path / "a.bin", bytes(MEMORY_SIZE), np.zeros((3, STATE_SIZE), np.uint8))
+    (tmp_path / "b.bin").write_bytes(bytes(size))
+    with pytest.raises(UserError, match=rf"b\.bin: has {size:,} bytes, and a trace has"):
+        recorded(tmp_path)
+
+
+def test_a_trace_that_ends_in_an_illegal_instruction_is_counted(tmp_path: Path) -> None:
+    records = np.zeros((3, STATE_SIZE), np.uint8)
+    records[1, IR] = 255
+    write_trace(tmp_path / "a.bin", bytes(MEMORY_SIZE), records)
+    source = recorded(tmp_path)
+    batch = source.batch(0)
+    hits = np.ones((len(batch.targets_N), STATE_SIZE), bool)
+    assert "form illegal" in source.groups(batch, hits)
 
 
 # ---- Made again from what they say of themselves
