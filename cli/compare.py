@@ -35,7 +35,7 @@ from cli.options import (
 from cli.peers import Peer, candidate, make_peer, recording
 from cpusim import lockstep
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, refuse_existing
+from cpusim.files import atomic_write, refuse_unwritable
 from cpusim.loader import load_program
 from cpusim.lockstep import Case, OracleStepper, ProgramResult, RecordedStepper
 
@@ -373,9 +373,7 @@ def _check_outputs(outputs: Sequence[Path | None], force: bool) -> None:
     """Refuse before the comparison what could not be written after it."""
     named = [output for output in outputs if output is not None]
     for output in named:
-        refuse_existing(output, force=force)
-        if not output.parent.is_dir():
-            raise UserError(f"{output}: the folder {output.parent} does not exist; create it")
+        refuse_unwritable(output, force=force)
     if len(named) != len(set(named)):
         twice = next(output for output in named if named.count(output) > 1)
         raise UserError(f"{twice}: two reports name the same file; give each its own")

@@ -18,6 +18,10 @@ def describe_os_error(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+_LONGEST = 200
+"""Bytes of a name that a temporary one repeats."""
+
+
 def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
     """The whole file. Raises `UserError` if it cannot be read.
 
@@ -38,24 +42,45 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise `UserError` if writing `path` would destroy something without `force`."""
+    """Raise `UserError` if writing `path` would destroy something without `force`, or if there can
+    be no such file."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({describe_os_error(error)})") from None
     if path.is_dir():
         raise UserError(f"{path}: is a directory where a file is expected; name a file inside it")
-    if path.exists() and not path.is_file():
+    if not path.is_file():
         # Renaming over /dev/null would replace the device for everybody.
         raise UserError(f"{path}: is a device or a pipe where a file is expected; name a file")
-    if path.exists() and not force:
+    if not force:
         raise UserError(f"{path}: already exists; use --force to replace it")
 
 
 def refuse_unwritable(path: Path, *, force: bool) -> None:
     """Refuse before long work what could not be written after it.
 
-    Raises `UserError` as `refuse_existing` does, and if the folder is missing.
+    Raises `UserError` as `atomic_write` does.
     """
     refuse_existing(path, force=force)
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: the folder {path.parent} does not exist; create it")
+    handle, temporary = _temporary(path)
+    os.close(handle)
+    temporary.unlink()
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, open, with a name that tells whose it is."""
+    # A name may be as long as a file system takes already.
+    stem = os.fsdecode(os.fsencode(path.name)[:_LONGEST])
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        if not path.parent.is_dir():
+            raise UserError(f"{path}: the folder {path.parent} does not exist; create it") from None
+        raise UserError(f"{path}: cannot be written ({describe_os_error(error)})") from None
+    return handle, Path(name)
 
 
 @contextlib.contextmanager
@@ -68,13 +93,7 @@ def atomic_write(path: Path, *, force: bool = False, durable: bool = True) -> It
     `force`) or cannot be written.
     """
     refuse_existing(path, force=force)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except FileNotFoundError:
-        raise UserError(f"{path}: the folder {path.parent} does not exist; create it") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({describe_os_error(error)})") from None
-    temporary = Path(name)
+    handle, temporary = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -100,6 +119,8 @@ def refuse_folder(path: Path, *, marker: str, what: str, force: bool) -> None:
     `force` replaces a folder of the same kind, which holds a file `marker` and which `what`
     calls by name; never another one.
     """
+    if path.exists() and path.samefile(Path()):
+        raise UserError(f"{path}: is the folder that you are in; name one that is to be made")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not path.is_dir():

@@ -445,10 +445,16 @@ def generate(
     """Programs `start` to `start + count - 1` of the endless sequence that `seed` names.
 
     Lengths are uniform from `min_length` to `max_length` (1..256, HLT included). Raises
-    `UserError` for lengths out of range, a seed outside 0..2**64-1 or an unknown distribution.
+    `UserError` for lengths out of range, a seed or a number outside 0..2**64-1 or an unknown
+    distribution.
     """
+    if not 0 <= start <= start + count <= 1 << 64:
+        raise UserError(
+            f"programs {start} to {start + count - 1} are out of range; they have numbers from 0 to"
+            " 2**64 - 1"
+        )
     return generate_numbered(
-        np.arange(start, start + count, dtype=np.uint64),
+        np.uint64(start) + np.arange(count, dtype=np.uint64) if count else np.empty(0, np.uint64),
         distribution=distribution,
         seed=seed,
         min_length=min_length,
