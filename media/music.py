@@ -258,7 +258,7 @@ def plain_midi(data: bytes, name: str) -> bytes:
     except Exception:
         # mido's reader raises anything at all for damaged files.
         tracks = []
-    if not tracks:
+    if not tracks or file.type > 2 or not file.ticks_per_beat:
         raise UserError(f"{name}: is no whole MIDI file; restore it or leave it out")
     return b"MThd\0\0\0\x06" + head + b"".join(tracks)
 

@@ -7,6 +7,7 @@ Times are in quarter notes, so that files of other resolutions compare.
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ class Unreadable(UserError):
 def tune_of(data: bytes, kind: str) -> Tune:
     """The notes in a file's bytes; `kind`: `mid` or `abc`. Raises `Unreadable`."""
     if kind == "abc":
+        if len(re.findall(rb"^X:", data, re.MULTILINE)) > 1:
+            raise Unreadable("holds several tunes, where one is compared; make a file of each")
         try:
             data = abcmidi.to_midi(data)
         except abcmidi.Refused as error:

@@ -264,7 +264,7 @@ def user_set(
         return found
     # What a file says is not looked at again unless its size or time is another.
     recipe = f"{modality.name}-{modality.recipe}-{_NAMES}"
-    look = hashlib.sha256(f"{recipe} {folder.resolve()}\n".encode())
+    look = hashlib.sha256(os.fsencode(f"{recipe} {os.path.realpath(folder)}\n"))
     named = hub.is_named(folder)
     here = hub.local(folder) if named else folder
     for path in [here] if here and here.is_file() else user_files(here) if here else []:

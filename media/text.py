@@ -85,9 +85,9 @@ class Text:
             raise UserError(f"{path}: holds no text; leave it out")
         pages = list(_pages(text.splitlines(keepends=True), between=b""))
         if len(pages) == 1:
-            return [Item(f"{path.stem}.txt", pages[0], likeness(text))]
+            return [Item(f"{path.stem}.txt", pages[0], _keys(text))]
         return [
-            Item(f"{path.stem}-{number:04d}.txt", page, likeness(page.decode()))
+            Item(f"{path.stem}-{number:04d}.txt", page, _keys(page.decode()))
             for number, page in enumerate(pages, 1)
         ]
 
@@ -174,6 +174,12 @@ def _pages(parts: Sequence[str], *, between: bytes = b"\n") -> Iterator[bytes]:
         page += (between if page else b"") + added
     if page:
         yield page
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    """Those of `likeness`; where letters are few, as in tables of numbers, none."""
+    letters = sum(sign.isalpha() for sign in text)
+    return likeness(text) if 4 * letters > len("".join(text.split())) else ()
 
 
 def likeness(text: str) -> tuple[str, ...]:

@@ -60,6 +60,8 @@ def to_text(compiled: bytes) -> bytes:
     )
     if done.returncode or done.stderr or not text:
         raise Refused("infocmp cannot read it")
+    if not names_of(text)[0]:
+        raise Refused("has no name")
     return text
 
 

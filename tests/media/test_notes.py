@@ -160,3 +160,10 @@ def test_the_kind_is_told_by_the_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path
     path.write_bytes(midi(on(61), off(61, 480)))
     assert [note.name for note in read_tune(path).notes] == ["C#4"]
     assert asked == [b"X:1\nK:C\nC4\n"]
+
+
+def test_a_book_is_not_compared_by_its_first_tune(tmp_path: Path) -> None:
+    path = tmp_path / "book.abc"
+    path.write_text("X:1\nK:C\nCDEF|\n\nX:2\nK:C\nGABc|\n")
+    with pytest.raises(UserError, match="holds several tunes, where one is compared"):
+        read_tune(path)

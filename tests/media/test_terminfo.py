@@ -281,3 +281,8 @@ def test_nothing_made_is_like_what_is_held_out() -> None:
 def test_nothing_to_make_entries_of_is_refused() -> None:
     with pytest.raises(UserError, match="no entry to learn from has a capability"):
         Entries([b"nothing|at all,\n"], (), seed=0)
+
+
+@pytest.mark.parametrize("head", [b"\x1e\x02", b"\x1a\x01"])
+def test_an_entry_without_a_name_is_not_valid(head: bytes) -> None:
+    assert TERMINFO.judge(head + bytes(40), "tibin") is not None

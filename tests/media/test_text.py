@@ -114,3 +114,12 @@ def test_entries_of_fortunes_and_dictionaries_become_pages_of_one_side(tmp_path:
 )
 def test_generated_text_is_judged(data: bytes, verdict: str | None) -> None:
     assert TEXT.judge(data, "txt") == verdict
+
+
+def test_tables_of_numbers_are_not_alike_for_want_of_letters(tmp_path: Path) -> None:
+    keys = []
+    for number in range(3):
+        path = tmp_path / f"{number}.txt"
+        path.write_text(f"x\n{number} 12.5 13.5 100.25 {number**7}\n")
+        keys.append(set(TEXT.read(path)[0].keys))
+    assert not keys[0] & keys[1] & keys[2]
