@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -179,7 +180,7 @@ def generate(
     digits = max(3, len(str(count)))
     paths = [output / f"{stem}-{i:0{digits}d}.{ext}" for i in range(1, count + 1)]
     for path in paths:
-        for taken in sorted(output.glob(f"{path.stem}.*")) if modality else [path]:
+        for taken in sorted(output.glob(f"{glob.escape(path.stem)}.*")) if modality else [path]:
             refuse_existing(taken, force=force)
     data = b"" if prefix is None else read_bytes(prefix)
     from bytemodel.decoding import prepare

@@ -39,9 +39,9 @@ def compress(model: Path | None, file: Path, output: Path | None, force: bool) -
       bgpt compress trace.bin -o trace.bgpt
       bgpt compress --model runs/text README.md
     """
+    data = read_bytes(file)
     output = output or file.with_name(file.name + _SUFFIX)
     refuse_unwritable(output, force=force)
-    data = read_bytes(file)
     from bytemodel import compression
     from cli import render
 

@@ -350,7 +350,9 @@ def as_junit(comparison: Comparison, seconds: float, window: int, replay: Replay
         "testsuite",
         name=_xml_text(f"cpusim compare: {comparison.candidate} against {comparison.reference}"),
         tests=str(comparison.programs + len(comparison.left_out)),
-        failures=str(len(comparison.differing)),
+        failures=str(
+            sum(r.difference is not None or bool(len(r.wrong_steps)) for r in comparison.results)
+        ),
         errors="0",
         skipped=str(len(comparison.left_out)),
         time=f"{seconds:.3f}",
@@ -364,6 +366,11 @@ def as_junit(comparison: Comparison, seconds: float, window: int, replay: Replay
             )
             lines = diff_lines(result, window, replay(result))
             failure.text = _xml_text("\n".join(line.plain for line in lines))
+        elif len(result.wrong_steps):
+            # Possible where the two ways of asking round differently.
+            steps = ", ".join(map(str, result.wrong_steps))
+            message = f"resynchronised, wrong at step {steps}"
+            ET.SubElement(case, "failure", type="resynchronised", message=message)
     for name in comparison.left_out:
         ET.SubElement(_case(suite, name, comparison), "skipped", message="no step to compare")
     ET.indent(suite)

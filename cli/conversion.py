@@ -180,7 +180,8 @@ def _targets(inputs: Sequence[Path], output: Path, ext: str, *, force: bool) -> 
     targets: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     for source, folder in pairs:
-        read_bytes(source, limit=0)
+        if not source.is_fifo():
+            read_bytes(source, limit=0)  # raises if it cannot be
         target = output / folder / f"{source.stem}.{ext}"
         if source in targets:
             raise UserError(f"{source}: is named twice; name it once")

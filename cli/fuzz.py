@@ -94,7 +94,7 @@ def fuzz(
         raise UserError("--model CKPT is short for --against model:CKPT; use one of them")
     if minutes is not None and count is not None:
         raise click.UsageError("--minutes and --programs exclude each other; give one")
-    if minutes is not None and not 0 < minutes < math.inf:
+    if minutes is not None and not 0 < minutes * 60 < math.inf:
         raise click.UsageError(f"--minutes {minutes:g} is no time to search; give more than 0")
     if count is None and minutes is None:
         minutes = _MINUTES

@@ -83,8 +83,12 @@ def score(
     # All files are looked at before the model is loaded, which takes a while.
     if plot is not None:
         refuse_unwritable(plot, force=force)
+    pipes: dict[Path, bytes] = {}  # can be read once only
     for path in files:
-        size = len(read_bytes(path, limit=skip))
+        data = read_bytes(path, limit=None if path.is_fifo() else skip)
+        if path.is_fifo():
+            pipes[path] = data
+        size = len(data)
         if skip and size <= skip:
             raise UserError(
                 f"{path}: --skip {skip:,} leaves nothing of its {size:,} bytes to score"
@@ -101,7 +105,7 @@ def score(
     with render.progress("scoring", "files") as progress:
         for done, path in enumerate(files):
             progress(done, len(files))
-            data = read_bytes(path)
+            data = pipes[path] if path in pipes else read_bytes(path)
             found = score_file(loaded.model, data, path.suffix, skip=skip, dtype=kind)
             size = len(found.surprisal)
             row = {

@@ -248,7 +248,9 @@ class FreeRun:
         if not same.all():
             return int(np.argmin(same))
         wrong = (step for step in self.timeline.wrong_steps() if step >= known)
-        self._states += list(records[known : next(wrong, len(records))])
+        # Of what is beyond the candidate's reach, nothing is known.
+        reached = min(len(records), max(known, self.timeline.horizon + 1))
+        self._states += list(records[known : next(wrong, reached)])
         return len(self._states)
 
     def _ask_after(self, record: int, tick: Callable[[int], None]) -> Answer:

@@ -116,3 +116,7 @@ def test_a_damaged_file_and_a_wrong_model_are_refused_and_nothing_is_written(
     assert not out.exists()
     assert "no such file" in refused("compress", "--model", model, tmp_path / "none")
     assert "is a directory" in refused("compress", "--model", model, tmp_path, "-o", out)
+
+
+def test_a_folder_is_not_compressed() -> None:
+    assert refused("compress", ".").startswith(".: is a directory where a file is expected")

@@ -276,6 +276,7 @@ def test_ctrl_c_ends_a_real_run_with_its_findings_saved(tmp_path: Path) -> None:
         (["--minutes", "0"], "no time to search"),
         (["--minutes", "nan"], "no time to search"),
         (["--minutes", "inf"], "no time to search"),
+        (["--minutes", "1e307"], "no time to search"),
         (["--programs", "0"], "Invalid value for '--programs'"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
         (["--model", "missing.pt", "--programs", "1"], "missing.pt: no such checkpoint"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +219,16 @@ def test_explain_draws_a_picture(model: Path, tmp_path: Path) -> None:
     assert "no such file" in refused("explain", "--model", model, tmp_path / "none", "-o", "x")
     assert "Missing option '-o'" in refused("explain", TRACES[0])
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_pipe_is_scored_as_the_file_is(model: Path, tmp_path: Path) -> None:
+    file, pipe = tmp_path / "a.bin", tmp_path / "pipe.bin"
+    file.write_bytes(bytes(range(60)))
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(file.read_bytes()))
+    writer.start()
+    words = ["score", "--model", model, "--json", "--skip", 5]
+    of_pipe, of_file = (json.loads(bgpt(*words, path).stdout)["files"][0] for path in (pipe, file))
+    writer.join()
+    assert {**of_pipe, "file": ""} == {**of_file, "file": ""}
+    assert of_file["bits"] > 0
