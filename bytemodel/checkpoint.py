@@ -27,6 +27,7 @@ import torch
 from bytemodel.classifier import Classifier
 from bytemodel.config import ConfigError, ModelConfig
 from bytemodel.model import ByteModel
+from bytemodel.patches import VOCABULARY
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, describe_os_error
 
@@ -152,12 +153,18 @@ def load_any(
     def build() -> Trainable:
         return ByteModel(config) if labels is None else Classifier(config, labels)
 
-    # A configuration that lies about its size must cost nothing: its layers are counted, and
-    # the model is built without memory first.
+    # A configuration that lies about its size must cost nothing: its layers are counted, the bytes
+    # of its patches too, and the model is built without memory first.
     layers = config.patch_layers + config.byte_layers
     if layers > len(weights):
         raise CheckpointError(
             f"{path}: holds {len(weights):,} tensors where its configuration has {layers:,} layers"
+        )
+    numbers = sum(tensor.numel() for tensor in weights.values() if is_whole(tensor))
+    if config.patch_size * VOCABULARY > numbers:
+        raise CheckpointError(
+            f"{path}: holds {numbers:,} numbers, too few for the patches of"
+            f" {config.patch_size:,} bytes that its configuration has"
         )
     try:
         with torch.device("meta"):

@@ -229,6 +229,10 @@ CHANGES: dict[str, tuple[Callable[[Content], object], str]] = {
         lambda c: c["config"].update(patch_layers=1 << 40),
         "holds .* tensors where its configuration has 1,099,511,627,778 layers",
     ),
+    "patches beyond any memory": (
+        lambda c: c["config"].update(patch_size=1 << 31),
+        "too few for the patches of 2,147,483,648 bytes",
+    ),
     "no weights": (lambda c: c.pop("model"), "holds no weights"),
     "weights in a list": (lambda c: c.update(model=[1]), "holds no weights"),
     "a missing tensor": (lambda c: c["model"].pop(first_key(c)), "is missing"),
