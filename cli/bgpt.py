@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,8 @@ def info(path: Path | None, as_json: bool) -> None:
     if labels is not None:
         report["labels"] = labels
     if as_json:
-        click.echo(json.dumps(report, default=str))
+        # A file may hold anything; what is no key in JSON is left out.
+        click.echo(json.dumps(report, default=str, skipkeys=True))
         return
     from cli import render
 
@@ -271,9 +272,9 @@ def _tree(values: Mapping[str, Any], depth: int = 1) -> Iterator[str]:
         if isinstance(value, Mapping):
             yield f"{indent}{name}"
             yield from _tree(value, depth + 1)
-        elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
+        elif value and isinstance(value, list) and all(isinstance(v, Mapping) for v in value):
             yield f"{indent}{name}"
             for item in value:
                 yield f"{indent}  " + ", ".join(f"{key} {entry}" for key, entry in item.items())
         else:
-            yield f"{indent}{name:<16} {value}"
+            yield f"{indent}{name!s:<16} {value}"

@@ -354,7 +354,7 @@ def _facts(writer: Writer) -> dict[str, str]:
     step, seconds = info.get("step"), info.get("seconds")
     if isinstance(step, int):
         trained = f"{step:,} updates"
-        if isinstance(seconds, int | float):
+        if isinstance(seconds, int | float) and math.isfinite(seconds):
             trained += f" in {max(1, round(seconds / 60)):,} min"
         training = info.get("training")
         if isinstance(training, dict) and isinstance(training.get("seed"), int):
@@ -364,7 +364,9 @@ def _facts(writer: Writer) -> dict[str, str]:
     if isinstance(learned, dict) and learned.get("kind"):
         words = [str(learned["kind"])]
         if learned.get("modality"):
-            words = [f"{learned['modality']}, {learned.get('training', 0):,} files"]
+            count = learned.get("training")
+            count = count if isinstance(count, int) else 0
+            words = [f"{learned['modality']}, {count:,} files"]
         if learned.get("licence"):
             words.append(f"licence: {learned['licence']}")
         facts["Learned from"] = "; ".join(words)
@@ -379,6 +381,7 @@ def _same_again(writer: Writer, shelf: Shelf, settings: Settings) -> str:
     """The command that writes the first file of a shelf."""
     words = ["bgpt", "generate", "--model", str(writer.path), "--ext", shelf.extension]
     words += ["--seed", str(settings.seed), "--temperature", f"{settings.temperature:g}"]
+    words += ["--dtype", str(writer.dtype).removeprefix("torch.")]
     return shlex.join(words)
 
 

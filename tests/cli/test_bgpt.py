@@ -349,6 +349,14 @@ def test_info_as_json_holds_the_same(model: Path) -> None:
     }
 
 
+def test_info_prints_whatever_a_checkpoint_says(tmp_path: Path) -> None:
+    path = tmp_path / "odd.pt"
+    info = {"a": [{"x": 1}, 2], "b": {(1, 2): 3}, "step": "many"}
+    checkpoint.save(path, random_model(), info=info)
+    assert "[{'x': 1}, 2]" in bgpt("info", path).stdout
+    assert json.loads(bgpt("info", path, "--json").stdout)["info"]["step"] == "many"
+
+
 def test_info_takes_a_run_folder_and_its_checkpoints(finished: Path) -> None:
     report = json.loads(bgpt("info", finished, "--json").stdout)
     assert report["file"] == str(finished / "model.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import subprocess
@@ -17,7 +18,9 @@ from click.testing import CliRunner, Result
 from bytemodel import checkpoint, cpu
 from bytemodel.config import PRESETS
 from bytemodel.model import ByteModel
+from cli.comparison import as_junit
 from cli.cpusim import main
+from cpusim import lockstep
 from cpusim.assembler import assemble
 from cpusim.isa import ACC, FIRST_REGISTER, IR, MEMORY_SIZE, PC, STATE_SIZE
 from cpusim.machine import run_batch
@@ -442,6 +445,26 @@ def test_junit_has_a_case_for_each_program_with_the_diff_of_those_that_fail(
     assert failure is not None
     assert failure.get("message") == "wrong state at step 2"
     assert "replay: cpusim compare" in (failure.text or "")
+
+
+def test_junit_fails_a_program_that_is_wrong_only_when_put_back() -> None:
+    made = generate(2, seed=4, min_length=4, max_length=4)
+    oracle = lockstep.OracleStepper()
+    started = [
+        lockstep.Case(f"program {number}", memory, state[None])
+        for number, (memory, state) in enumerate(zip(made.memories, made.states, strict=True))
+    ]
+    compared = lockstep.compare(lockstep.record(oracle, started), oracle)
+    first = compared.results[0]
+    said = first.said.copy()
+    said[1, ACC] ^= 1
+    results = (dataclasses.replace(first, said=said), *compared.results[1:])
+    compared = dataclasses.replace(compared, results=results)
+    assert not compared.agree
+    suite = ET.fromstring(as_junit(compared, 1.0, 3, lambda _: ""))
+    assert suite.get("failures") == "1"
+    failures = suite.findall("testcase/failure")
+    assert [failure.get("message") for failure in failures] == ["resynchronised, wrong at step 2"]
 
 
 def test_programs_that_are_left_out_are_skipped_cases(tmp_path: Path) -> None:
