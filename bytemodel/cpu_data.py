@@ -36,7 +36,14 @@ from cpusim.isa import (
 from cpusim.lockstep import form_name
 from cpusim.machine import run_batch
 from cpusim.programs import Distribution, generate
-from cpusim.trace import SHARD_SUFFIX, TRACE_SUFFIX, Trace, open_shard, read_trace
+from cpusim.trace import (
+    SHARD_SUFFIX,
+    TRACE_SUFFIX,
+    Trace,
+    count_records,
+    open_shard,
+    read_trace,
+)
 
 MEMORY_PATCHES = MEMORY_SIZE // STATE_SIZE
 FIRST_STATE = 1 + MEMORY_PATCHES
@@ -231,15 +238,7 @@ class TraceFolder:
         # A shard's number of the first trace; single files follow the last shard.
         sizes = [len(shard) for shard in self._shards]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        in_files = []
-        for path in self._files:
-            records, rest = divmod(path.stat().st_size - MEMORY_SIZE, STATE_SIZE)
-            if records < 1 or rest:
-                raise UserError(
-                    f"{path}: has {path.stat().st_size:,} bytes, and a trace has"
-                    f" {MEMORY_SIZE:,} and {STATE_SIZE} a state; restore it or leave it out"
-                )
-            in_files.append(records)
+        in_files = [count_records(path.stat().st_size, str(path)) for path in self._files]
         self.records = np.concatenate(
             [*(np.diff(shard.offsets) for shard in self._shards), np.array(in_files, np.int64)]
         )
@@ -251,6 +250,18 @@ class TraceFolder:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def longest(self, max_patches: int) -> int:
+        """Patches of the longest one's sequence. Raises `UserError` if a model of so many cannot
+        read it."""
+        length = sequence_length(int(self.records.max()) - 1)
+        if length > max_patches:
+            raise UserError(
+                f"{self.folder}: its longest trace is a sequence of {length:,} patches, and the"
+                f" model takes {max_patches:,}; leave it out, or use a model with a larger"
+                " max_patches"
+            )
+        return length
 
     def __getitem__(self, index: int) -> Trace:
         place = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -292,15 +303,9 @@ class RecordedTraces:
         test = folder / "test"
         # None: generated programs evaluate.
         self._test = TraceFolder(test) if test.is_dir() and any(test.iterdir()) else None
-        for traces in (self._traces, *([] if self._test is None else [self._test])):
-            length = sequence_length(int(traces.records.max()) - 1)
-            if length > max_patches:
-                raise UserError(
-                    f"{traces.folder}: its longest trace is a sequence of {length:,} patches, and"
-                    f" the model takes {max_patches:,}; leave it out, or use a model with a larger"
-                    " max_patches"
-                )
-        self._length = sequence_length(int(self._traces.records.max()) - 1)
+        self._length = self._traces.longest(max_patches)
+        if self._test is not None:
+            self._test.longest(max_patches)
         self._count = max(1, _PATCHES_PER_BATCH // self._length)
 
     def batch(self, step: int) -> Batch:

@@ -67,6 +67,19 @@ class Trace:
         return self.memory + self.records.tobytes()
 
 
+def count_records(size: int, name: str) -> int:
+    """The records of a trace of so many bytes. Raises `UserError`, with `name` as the file's name,
+    if no trace has that size."""
+    if size < MEMORY_SIZE + STATE_SIZE:
+        raise UserError(
+            f"{name}: {size:,} bytes is too short for a trace, which has {_RULE},"
+            f" at least {MEMORY_SIZE + STATE_SIZE:,}; it is truncated or no trace"
+        )
+    if (size - MEMORY_SIZE) % STATE_SIZE:
+        raise UserError(f"{name}: {size:,} bytes is not {_RULE}; it is truncated or no trace")
+    return (size - MEMORY_SIZE) // STATE_SIZE
+
+
 def parse_trace(data: bytes, name: str) -> Trace:
     """The trace that a file's bytes are. Raises `UserError`, with `name` as the file's name.
 
@@ -75,14 +88,7 @@ def parse_trace(data: bytes, name: str) -> Trace:
     """
     if data[: len(MAGIC)] == MAGIC:
         raise UserError(f"{name}: is a packed shard, not one trace; export it to single files")
-    size = len(data)
-    if size < MEMORY_SIZE + STATE_SIZE:
-        raise UserError(
-            f"{name}: {size:,} bytes is too short for a trace, which has {_RULE},"
-            f" at least {MEMORY_SIZE + STATE_SIZE:,}; it is truncated or no trace"
-        )
-    if (size - MEMORY_SIZE) % STATE_SIZE:
-        raise UserError(f"{name}: {size:,} bytes is not {_RULE}; it is truncated or no trace")
+    count_records(len(data), name)
     records = np.frombuffer(data, np.uint8, offset=MEMORY_SIZE).reshape(-1, STATE_SIZE)
     wrong = impossible_start(records[0])
     if wrong is not None:

@@ -310,7 +310,7 @@ def test_a_trace_longer_than_the_model_reads_is_refused_at_the_start(
 def test_a_damaged_trace_is_refused_at_the_start(size: int, tmp_path: Path) -> None:
     write_trace(tmp_path / "a.bin", bytes(MEMORY_SIZE), np.zeros((3, STATE_SIZE), np.uint8))
     (tmp_path / "b.bin").write_bytes(bytes(size))
-    with pytest.raises(UserError, match=rf"b\.bin: has {size:,} bytes, and a trace has"):
+    with pytest.raises(UserError, match=rf"b\.bin: {size:,} bytes is .*truncated or no trace$"):
         recorded(tmp_path)
 
 
