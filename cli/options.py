@@ -27,8 +27,6 @@ DTYPES = ("auto", "float32", "bfloat16")
 
 SEEDS = 1 << 32
 """Programs to be judged by have seeds below; training and its evaluation draw from those above."""
-CPU_EXTENSION = "bin"
-"""Of memory images and traces."""
 LENGTHS = 1, SLOTS - 1
 """Least and most instructions of a random program, unless asked otherwise."""
 
@@ -87,6 +85,7 @@ def load_model(
     # Torch takes seconds to import, and these options stand in many a command's --help.
     from bytemodel import checkpoint
     from bytemodel.train import pick_device, pick_dtype
+    from cpusim.trace import TRACE_SUFFIX
     from media import shipped
 
     place = pick_device(device)
@@ -95,9 +94,10 @@ def load_model(
     elif path is None:
         kinds = {extension.removeprefix(".").lower() for extension in extensions}
         path = shipped.for_files(kinds)
-        if path == shipped.for_files([CPU_EXTENSION]) and kinds - {CPU_EXTENSION}:
+        strange = kinds - {TRACE_SUFFIX.removeprefix(".")}
+        if strange and path == shipped.for_files([TRACE_SUFFIX]):
             names = ", ".join(
-                sorted(f".{kind}" if kind else "without an extension" for kind in kinds)
+                sorted(f".{kind}" if kind else "without an extension" for kind in strange)
             )
             click.echo(
                 f"no checkpoint ships for files {names}, so the CPU's is taken; name another with"
