@@ -7,8 +7,8 @@ and Ruder 2018, arXiv 1801.06146). But a word may begin at any place of a patch,
 tells it from others poorly; so the states of the byte level, of some of the patches, are pooled
 too. Nothing is written: its head is of no use here.
 
-Shape suffixes: B batch, P patches, S patch size, L labels, C width, R patches read closely, E
-width of the byte level.
+Shape suffixes: B batch, P patches, S patch size, L labels, C width, D draws, R patches read closely
+in each, E width of the byte level.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ from bytemodel.patches import PAD, Patches, encode_file, fitting_extension
 
 MOST_WINDOWS = 8
 """Windows that are read of a file longer than the model's sequence, evenly spread over it."""
-READ_CLOSELY = 32
-"""Patches of a window that the byte level reads, which costs four times what the patch level does:
-all of a short one, else some, evenly spread."""
+READ_CLOSELY = 8
+"""Patches of a window that the byte level reads in a draw, since it costs 13 times a patch what the
+patch level does: all of a short one, else some, evenly spread."""
+DRAWS = 4
+"""Draws of such patches that are read outside of training, side by side. Each is pooled by itself,
+as in training, where one is taken at random; the mean of what is made of them counts."""
 _PATCHES_AT_ONCE = 4096
 """What is read in one pass; bounds the memory that this takes."""
 _WINDOWS_AT_ONCE = 256
@@ -65,35 +68,42 @@ class Classifier(nn.Module):
         places_P = torch.arange(patches_BPS.shape[1], device=patches_BPS.device)
         real_BP = places_P < lengths_B[:, None]
         last_BC = (features_BPC * (places_P == lengths_B[:, None] - 1)[..., None]).sum(1)
-        places_BR, read_BR = self._read_closely(lengths_B, patches_BPS.shape[1])
+        places_BDR, read_BDR = self._read_closely(lengths_B, patches_BPS.shape[1])
         starts_B1 = torch.arange(len(patches_BPS), device=places_P.device)[:, None] * len(places_P)
-        rows_N = (starts_B1 + places_BR).flatten()
+        rows_N = (starts_B1 + places_BDR.flatten(1)).flatten()
         bytes_NS = patches_BPS.flatten(0, 1)[rows_N]
         states_NSE = self.model.states(
-            self.model.conditions(patches_BPS, features_BPC, places_BR=places_BR - 1),
+            self.model.conditions(patches_BPS, features_BPC, places_BR=places_BDR.flatten(1) - 1),
             bytes_NS,
             self.model.matches(patches_BPS, rows_N),
         )
         # A state is of a byte that comes, from all before it.
-        real_NS = read_BR.flatten()[:, None] & (bytes_NS != PAD)
-        states_BTE = states_NSE.reshape(len(patches_BPS), -1, states_NSE.shape[-1])
+        real_NS = read_BDR.flatten()[:, None] & (bytes_NS != PAD)
+        drawn = places_BDR.shape[:2]
+        close = _mean_and_largest(
+            states_NSE.reshape(drawn.numel(), -1, states_NSE.shape[-1]),
+            real_NS.view(drawn.numel(), -1),
+        )
         pooled = (
             *_mean_and_largest(features_BPC, real_BP),
             last_BC,
-            *_mean_and_largest(states_BTE, real_NS.view(len(patches_BPS), -1)),
+            *(values.view(*drawn, -1).mean(1) for values in close),
         )
         return cast(Tensor, self.head(torch.cat(pooled, 1)))
 
     def _read_closely(self, lengths_B: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Places of patches of each row, (B, R), from 1 to `count` - 1, and which of them count.
+        """Places of patches of each row, (B, D, R), from 1 to `count` - 1, and which of them count.
 
         In training they are others each time.
         """
         places_R = torch.arange(min(READ_CLOSELY, count - 1), device=lengths_B.device)
-        stride_B1 = ((lengths_B - 1) / len(places_R)).clamp(min=1)[:, None]
-        shift = torch.rand_like(stride_B1) if self.training else 0.5
-        chosen_BR = 1 + (places_R * stride_B1 + shift * (stride_B1 - 1)).long()
-        return chosen_BR.clamp(max=count - 1), chosen_BR < lengths_B[:, None]
+        stride_B11 = ((lengths_B - 1) / len(places_R)).clamp(min=1)[:, None, None]
+        if self.training:
+            shift_BD1 = torch.rand_like(stride_B11)
+        else:
+            shift_BD1 = ((torch.arange(DRAWS, device=lengths_B.device) + 0.5) / DRAWS)[:, None]
+        chosen_BDR = 1 + (places_R * stride_B11 + shift_BD1 * (stride_B11 - 1)).long()
+        return chosen_BDR.clamp(max=count - 1), chosen_BDR < lengths_B[:, None, None]
 
 
 def _mean_and_largest(values_BTC: Tensor, real_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from bytemodel import checkpoint
 from bytemodel.checkpoint import CheckpointError
-from bytemodel.classifier import MOST_WINDOWS, Classifier, classify, classify_all, file_patches
+from bytemodel.classifier import (
+    DRAWS,
+    MOST_WINDOWS,
+    Classifier,
+    classify,
+    classify_all,
+    file_patches,
+)
 from bytemodel.classify import (
     Confusion,
     classification,
@@ -58,8 +65,9 @@ def write_files(folder: Path, count: int = 20) -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_are_pooled_over_a_files_own_patches_whatever_pads_the_batch(
-    family: str,
+    family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("bytemodel.classifier.READ_CLOSELY", 14)
     model = random_model(family)  # type: ignore[arg-type]
     classifier = Classifier.of(model, ["a", "b"]).eval()
     files = [file_patches(bytes(range(n)), "bin", SIZE) for n in (3, 30, 11)]
@@ -88,13 +96,37 @@ def test_of_a_long_file_some_patches_are_read_closely_and_of_a_short_one_all(
     with pytest.MonkeyPatch.context() as patching:
         patching.setattr("bytemodel.classifier.READ_CLOSELY", closely)
         read, counted = classifier._read_closely(torch.tensor(sizes), longest)
-    for size, places, real in zip(sizes, read, counted, strict=True):
-        chosen = places[real].tolist()
-        assert len(chosen) == len(set(chosen)) == min(size - 1, closely, longest - 1)
-        assert all(1 <= place < size for place in chosen)
-        assert all(1 <= place < longest for place in places.tolist())
-        gaps = np.diff([0, *chosen, size])
-        assert gaps.max() <= 2 * max(1, (size - 1) / min(closely, longest - 1)) + 1
+    assert read.shape[:2] == (len(sizes), 1 if training else DRAWS)
+    for size, draws, reals in zip(sizes, read, counted, strict=True):
+        for places, real in zip(draws, reals, strict=True):
+            chosen = places[real].tolist()
+            assert len(chosen) == len(set(chosen)) == min(size - 1, closely, longest - 1)
+            assert all(1 <= place < size for place in chosen)
+            assert all(1 <= place < longest for place in places.tolist())
+            gaps = np.diff([0, *chosen, size])
+            assert gaps.max() <= 2 * max(1, (size - 1) / min(closely, longest - 1)) + 1
+
+
+def test_each_draw_outside_of_training_is_pooled_as_one_in_training_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bytemodel.classifier.READ_CLOSELY", 3)
+    classifier = random_classifier(max_patches=32)
+    tokens = torch.from_numpy(file_patches(bytes(range(120)), "bin", SIZE))[None]
+    lengths = torch.tensor([tokens.shape[1]])
+    drawn, counted = classifier.eval()._read_closely(lengths, tokens.shape[1])
+    assert len({tuple(places) for places in drawn[0].tolist()}) == DRAWS
+    together = classifier(tokens, lengths)
+    alone = []
+    for places, real in zip(drawn[0], counted[0], strict=True):
+        monkeypatch.setattr(
+            classifier,
+            "_read_closely",
+            lambda *_, one=(places[None, None], real[None, None]): one,
+        )
+        alone.append(classifier(tokens, lengths))
+    assert not torch.allclose(alone[0], alone[-1], atol=1e-5)
+    torch.testing.assert_close(together, torch.stack(alone).mean(0), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("patches", [0, 5, 6, 7, 12, 13, 100])
