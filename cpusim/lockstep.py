@@ -443,8 +443,9 @@ def record(
 ) -> list[Case]:
     """The traces of `programs` (only their first record is used) as `reference` runs them.
 
-    A trace that reaches `max_steps` fetched instructions without an end is left open.
-    Raises `StepperError` if the reference says something that is neither a state nor the end.
+    A trace that reaches `max_steps` fetched instructions without an end, or what the reference
+    can follow, is left open. Raises `StepperError` if the reference says something that is
+    neither a state nor the end.
     """
     starts = [Case(p.name, p.memory, p.records[:1]) for p in programs]
     return extend(reference, starts, max_steps=max_steps)
@@ -453,14 +454,22 @@ def record(
 def extend(
     reference: Stepper, prompts: Sequence[Case], *, max_steps: int = DEFAULT_MAX_STEPS
 ) -> list[Case]:
-    """The traces that begin with all of the prompts' records and go on as `reference` does.
+    """The traces that begin with the prompts' records, as many as `reference` can follow, and go on.
 
     `max_steps` counts a prompt's own steps too. Otherwise as `record`.
     """
+    most = reference.max_records if isinstance(reference, Bounded) else None
+    prompts = [shortened(prompt, most, reference.name) for prompt in prompts]
     cases: list[Case | None] = [None] * len(prompts)
     rooms = [max(0, max_steps + 1 - len(prompt.records)) for prompt in prompts]
     # One answer more than there are steps: the end after the last one.
-    for index, rollout in run_free(reference, prompts, [room + 1 for room in rooms]):
+    limits = [room + 1 for room in rooms]
+    if most is not None:
+        limits = [
+            min(limit, most + 1 - len(prompt.records))
+            for limit, prompt in zip(limits, prompts, strict=True)
+        ]
+    for index, rollout in run_free(reference, prompts, limits):
         start, said = prompts[index], rollout.tokens
         open_because, ends = rollout.refusal, False
         if len(said) and not is_state(said[-1]):
@@ -473,6 +482,8 @@ def extend(
             said, ends = said[:-1], True
         elif len(said) > rooms[index]:
             said, open_because = said[: rooms[index]], f"step limit of {max_steps:,} reached"
+        elif most is not None and len(said) == limits[index]:
+            open_because = _follows(reference.name, most)
         records = np.concatenate([start.records, said.astype(np.uint8)])
         cases[index] = Case(start.name, start.memory, records, ends, open_because)
     return [case for case in cases if case is not None]
@@ -791,8 +802,13 @@ def shortened(case: Case, most: int | None, name: str) -> Case:
         case,
         records=case.records[:most],
         ends=False,
-        open_because=f"{name} can follow {most:,} records",
+        open_because=_follows(name, most),
     )
+
+
+def _follows(name: str, most: int) -> str:
+    """Why a trace is open where a Stepper that is `Bounded` stopped."""
+    return f"{name} can follow {most:,} records"
 
 
 def _verified_difference(result: ProgramResult, predictions: Predictions) -> Difference | None:

@@ -82,6 +82,16 @@ class Planted:
         return self.alter(said.copy()) if len(states) == self.at else said
 
 
+class ShortSighted(Planted):
+    """Follows three records and no more."""
+
+    max_records = 3
+
+    def step(self, memory: Bytes, states: Bytes) -> Tokens:
+        assert len(states) <= self.max_records
+        return super().step(memory, states)
+
+
 class PlantedInBulk(Planted):
     """The same with the optional methods, answering in reverse order."""
 
@@ -418,6 +428,22 @@ def test_nothing_is_asked_beyond_the_step_limit() -> None:
     assert first(compare([trace], Planted(300, always(END)))).kind is Kind.EARLY_END
 
 
+def test_a_reference_with_a_limit_is_asked_for_no_more() -> None:
+    reference = ShortSighted(0, flip())
+    sources = ["INC\n" * 9 + "HLT", "INC\nHLT", "INC\nINC\nHLT"]
+    starts = [case(assemble(source), name=str(place)) for place, source in enumerate(sources)]
+    long, short, just_too_long = record(reference, starts)
+    assert (len(long.records), long.ends) == (4, False)
+    assert long.open_because == "planted can follow 3 records"
+    assert (short.steps, short.ends, short.open_because) == (3, True, "")
+    assert (len(just_too_long.records), just_too_long.ends) == (4, False)
+    assert record(reference, starts, max_steps=2)[0].open_because == "step limit of 2 reached"
+    assert record(reference, starts, max_steps=3)[0].steps == 3
+    (prompted,) = extend(reference, [traced("INC\n" * 9 + "HLT")])
+    assert (len(prompted.records), prompted.ends) == (4, False)
+    assert compare([long], OracleStepper()).agree
+
+
 @pytest.mark.parametrize(("max_steps", "ends", "steps"), [(3, True, 4), (2, False, 2)])
 def test_a_program_that_halts_exactly_at_the_limit_has_ended(
     max_steps: int, ends: bool, steps: int
@@ -592,13 +618,6 @@ def test_programs_without_the_step_are_left_out_by_name_and_all_of_them_is_an_er
 
 
 def test_a_candidate_with_a_limit_gets_traces_cut_to_it_and_the_report_says_so() -> None:
-    class ShortSighted(Planted):
-        max_records = 3
-
-        def step(self, memory: Bytes, states: Bytes) -> Tokens:
-            assert len(states) <= self.max_records
-            return super().step(memory, states)
-
     long, short = traced("INC\n" * 9 + "HLT"), traced("INC\nHLT")
     for rollout in (False, True):
         result = compare([long, short], ShortSighted(0, flip()), rollout=rollout)
