@@ -21,6 +21,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -35,7 +36,7 @@ import numpy.typing as npt
 
 from cpusim.assembler import disassemble_word
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, describe_os_error, read_bytes
+from cpusim.files import atomic_write, describe_os_error, read_bytes, refuse_existing
 from cpusim.isa import FIELDS, INSTRUCTION_SIZE, IR, MEMORY_SIZE, PC, STATE_SIZE
 from cpusim.machine import RunBatch, run_batch
 from cpusim.programs import Distribution, Programs, generate_numbered
@@ -45,6 +46,7 @@ from cpusim.trace import (
     SHARD_SUFFIX,
     TRACE_SUFFIX,
     Hashes,
+    Shard,
     Trace,
     impossible_start,
     instance_hashes,
@@ -601,8 +603,8 @@ def export(
     """Write every trace of a shard, or of all shards below a folder, to a `.bin` file of its own.
 
     The folders below `source` are kept, the shards of a folder are numbered through. Returns
-    the number of files. Raises `UserError` if there is none, a shard is damaged, or a file exists
-    (unless `force`) or cannot be written.
+    the number of files. Raises `UserError` if there is none, a shard is damaged, a file exists
+    (unless `force`; no other is written then) or cannot be written.
     """
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; check the name")
@@ -611,21 +613,30 @@ def export(
         raise UserError(f"{source}: holds no shards (no file below it ends in {SHARD_SUFFIX})")
     shards = [open_shard(path) for path in paths]
     total = sum(map(len, shards))
-    numbered: dict[Path, int] = {}
-    written = 0
+    numbered: Counter[Path] = Counter()
+    plan: list[tuple[Shard, Path, range]] = []
     for shard in shards:
-        shard.check()
         below = Path() if source.is_file() else shard.path.parent.relative_to(source)
+        plan.append((shard, out / below, range(numbered[below], numbered[below] + len(shard))))
+        numbered[below] += len(shard)
+    for _, folder, numbers in plan:
+        for number in numbers:
+            refuse_existing(_file_of(folder, number), force=force)
+    written = 0
+    for shard, folder, numbers in plan:
+        shard.check()
         try:
-            (out / below).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{out}: cannot be made ({describe_os_error(error)})") from None
-        for index in range(len(shard)):
-            number = numbered.get(below, 0)
-            numbered[below] = number + 1
-            path = out / below / f"{number:0{_DIGITS}d}{TRACE_SUFFIX}"
-            with atomic_write(path, force=force, durable=False) as file:
+        for index, number in enumerate(numbers):
+            with atomic_write(_file_of(folder, number), force=force, durable=False) as file:
                 file.write(shard.trace(index).to_bytes())
             written += 1
             progress(written, total)
     return written
+
+
+def _file_of(folder: Path, number: int) -> Path:
+    """Where the trace with this number is exported to."""
+    return folder / f"{number:0{_DIGITS}d}{TRACE_SUFFIX}"

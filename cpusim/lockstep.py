@@ -454,7 +454,8 @@ def record(
 def extend(
     reference: Stepper, prompts: Sequence[Case], *, max_steps: int = DEFAULT_MAX_STEPS
 ) -> list[Case]:
-    """The traces that begin with the prompts' records, as many as `reference` can follow, and go on.
+    """The traces that begin with the prompts' records, as many as it can follow, and go on as
+    `reference` does.
 
     `max_steps` counts a prompt's own steps too. Otherwise as `record`.
     """

@@ -138,6 +138,18 @@ def test_each_parameter_changes_the_traces(change: dict[str, Any], tmp_path: Pat
     assert all(one[name] != other[name] for name in one)
 
 
+def test_where_one_file_exists_no_other_is_exported(tmp_path: Path) -> None:
+    source, out = tmp_path / "set", tmp_path / "bins"
+    generate_set(source, count=40, test_count=20, layout="shards", max_length=3)
+    (out / "test").mkdir(parents=True)
+    (out / "test" / "0000007.bin").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"0000007\.bin: already exists"):
+        export(source, out)
+    assert files(out) == {"test/0000007.bin": b"mine"}
+    assert export(source, out, force=True) == 60
+    assert verify([out]).failures == []
+
+
 @both_layouts
 def test_a_set_holds_what_was_asked_for_and_verifies(layout: str, tmp_path: Path) -> None:
     options = {"min_length": 3, "max_length": 9, "distribution": "uniform", "seed": 5}
