@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 # Torch and numba are imported by what needs them: comparing a recording needs neither.
 
+_MOST_PROGRAMS = 1_000_000
+"""They and their traces are held in memory."""
 _PROGRAMS = 100
 _SHOWN = 3
 _EMBEDDED = 20
@@ -163,7 +165,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 @click.option(
     "--programs",
     "count",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_PROGRAMS),
     metavar="N",
     help=f"Compare N random programs. Default without PROGRAM: {_PROGRAMS}.",
 )

@@ -502,6 +502,7 @@ def test_every_line_of_a_report_fits_80_columns(model: Path) -> None:
         (["--against", "trace:none.bin"], "none.bin: no such file"),
         (["--against", "oracle", "--seed", "4294967296"], "--seed"),
         (["--against", "oracle", "--programs", "0"], "--programs"),
+        (["--against", "oracle", "--programs", "1000000000000"], "--programs"),
         (["--against", "oracle", "--min-length", "9", "--max-length", "3"], "lengths from 9 to 3"),
         (["--against", "oracle", "--json", "no/where.json"], "the folder no does not exist"),
         (["--against", "oracle", "--json", "/proc/x.json"], "/proc/x.json: cannot be written"),
