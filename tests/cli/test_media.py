@@ -367,3 +367,15 @@ def test_an_extension_of_another_modality_is_refused(model: Path) -> None:
     words = ["generate", "--model", model, "--modality", "music", "--ext", "wav"]
     assert refused(*words) == "--ext wav: music has files abc and mid; name one of them"
     assert "say what to write" in bgpt("generate", "--model", model, code=2).stderr
+
+
+def test_only_files_of_the_prefix_itself_stand_in_the_way(model: Path, tmp_path: Path) -> None:
+    prefix, out = tmp_path / "a[12].txt", tmp_path / "out"
+    prefix.write_text("It")
+    out.mkdir()
+    (out / "a1-001.txt").write_text("mine")
+    words = ["generate", "--model", model, "--modality", "text", "--prefix", prefix, "-o", out]
+    bgpt(*words, "--max-patches", 2)
+    assert (out / "a1-001.txt").read_text() == "mine"
+    assert (out / "a[12]-001.txt").read_bytes().startswith(b"It")
+    assert "a[12]-001.txt: already exists" in refused(*words, "--max-patches", 2)

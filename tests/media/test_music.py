@@ -192,6 +192,16 @@ def test_any_bytes_are_midi_or_refused(tail: bytes) -> None:
                 plain_midi(data, "it")
 
 
+@pytest.mark.parametrize("division", [0, 0x8000 | 25 << 8 | 40])
+def test_a_midi_file_whose_ticks_are_no_part_of_a_quarter_note_is_not_valid(division: int) -> None:
+    right = next(MUSIC.sample.glob("*.mid")).read_bytes()
+    wrong = right[:12] + division.to_bytes(2, "big") + right[14:]
+    assert MUSIC.judge(right, "mid") is None
+    assert MUSIC.judge(wrong, "mid") == "no whole MIDI file"
+    with pytest.raises(UserError, match="it: is no whole MIDI file"):
+        plain_midi(wrong, "it")
+
+
 @pytest.mark.parametrize("length", [0, 17, 1 << 20])
 def test_a_midi_file_that_is_not_as_long_as_it_says_is_mended(length: int) -> None:
     assert isinstance(MUSIC, Mends)
