@@ -150,6 +150,8 @@ CURRICULUM = (
     _drill(440, 900, (8, 16), SLOTS - 1),
     Stage(900, _ALWAYS, (12, 32), 24, 512, 32, weight=0.6, last_entry=SLOTS - 1),
     Stage(900, _ALWAYS, (1, SLOTS), 6, 512, SLOTS, weight=0.4),
+    # What people write is short. Little tells then where the memory ends and the run begins.
+    Stage(900, _ALWAYS, (1, 16), 16, 192, 16, weight=0.1),
 )
 FURTHER = tuple(replace(stage, first=0) for stage in CURRICULUM if stage.last == _ALWAYS)
 """For a model that has learned something already: its last part alone."""
@@ -180,14 +182,17 @@ class GeneratedTraces:
             drawn = drills.draw(rng, stage.count, stage.lengths, stage.last_entry, cases)
             sequences = _run(*drawn)
         else:
-            sequences = program_batch(
-                count=stage.count,
+            programs = generate(
+                stage.count,
                 distribution=self.distribution,
                 seed=seed,
                 # Steps take disjoint ranges of program numbers.
                 start=step * max(stage.count for stage in self.curriculum),
-                lengths=stage.lengths,
+                min_length=stage.lengths[0],
+                max_length=stage.lengths[1],
             )
+            drills.blank(rng, programs.states[:, ACC:])
+            sequences = _run(programs.memories, programs.states)
         return collate(
             sequences,
             FIRST_STATE + 1,

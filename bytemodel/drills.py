@@ -43,6 +43,7 @@ _EDGE_SHARE = 0.1
 _SMALL_SHARE = 0.3
 # Values next to another register's: where a difference begins to be above 0.
 _NEAR_SHARE = 0.1
+_BLANK_SHARE = 0.2
 _FRESH_SHARE = 0.85
 _EMPTY_SHARE = 0.4
 
@@ -92,6 +93,7 @@ def draw(
     memory = np.concatenate([_OPCODES[kinds][..., None], operands.astype(np.uint8)], axis=2)
     rows = np.arange(count)
     values = _values(rng, count)
+    blank(rng, values)
     heads = np.zeros(count, np.int64)
     for row in range(count if cases else 0):
         words = _head(rng, cases[row::count], values[row])
@@ -130,6 +132,18 @@ def draw(
     states[:, ACC] = values[:, 0]
     states[:, FIRST_REGISTER:] = values[:, 1:]
     return memory.reshape(count, MEMORY_SIZE), states
+
+
+def blank(rng: np.random.Generator, values: Bytes) -> None:
+    """Let some traces begin as programs do that people write, with zeros, where all others begin
+    with random bytes: one in five, half of those with nothing else, half with some zeros.
+
+    `values`: uint8[count, 11], what ACC and the registers hold at first; changed in place.
+    """
+    count = len(values)
+    share = np.where(rng.random(count) < 0.5, 1, rng.random(count))
+    share = np.where(rng.random(count) < _BLANK_SHARE, share, 0)
+    values[rng.random(values.shape) < share[:, None]] = 0
 
 
 def _values(rng: np.random.Generator, count: int) -> Bytes:
