@@ -151,7 +151,7 @@ CURRICULUM = (
     Stage(900, _ALWAYS, (12, 32), 24, 512, 32, weight=0.6, last_entry=SLOTS - 1),
     Stage(900, _ALWAYS, (1, SLOTS), 6, 512, SLOTS, weight=0.4),
     # What people write is short. Little tells then where the memory ends and the run begins.
-    Stage(900, _ALWAYS, (1, 16), 16, 192, 16, weight=0.1),
+    Stage(900, _ALWAYS, (1, 16), 16, 192, 16, weight=0.2),
 )
 FURTHER = tuple(replace(stage, first=0) for stage in CURRICULUM if stage.last == _ALWAYS)
 """For a model that has learned something already: its last part alone."""

@@ -43,7 +43,7 @@ _EDGE_SHARE = 0.1
 _SMALL_SHARE = 0.3
 # Values next to another register's: where a difference begins to be above 0.
 _NEAR_SHARE = 0.1
-_BLANK_SHARE = 0.2
+_BLANK_SHARE = 0.3
 _FRESH_SHARE = 0.85
 _EMPTY_SHARE = 0.4
 
@@ -136,9 +136,9 @@ def draw(
 
 def blank(rng: np.random.Generator, values: Bytes) -> None:
     """Let some traces begin as programs do that people write, with zeros, where all others begin
-    with random bytes: one in five, half of those with nothing else, half with some zeros.
+    with random bytes: three in ten, half of those with nothing else, half with some.
 
-    `values`: uint8[count, 11], what ACC and the registers hold at first; changed in place.
+    `values`: uint8[count, N], what ACC and the registers hold at first; changed in place.
     """
     count = len(values)
     share = np.where(rng.random(count) < 0.5, 1, rng.random(count))

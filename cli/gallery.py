@@ -90,7 +90,7 @@ def gallery(
     """
     from cli.gallery_page import MANIFEST, About, write
 
-    refuse_folder(output, marker=MANIFEST, what="a gallery", force=force)
+    refuse_folder(output, markers=[MANIFEST], what="a gallery", force=force)
     begun, made = time.monotonic(), datetime.now().astimezone()
     from bytemodel.generate import Sampling
     from bytemodel.train import pick_device, pick_dtype
@@ -117,7 +117,7 @@ def gallery(
     ) + (count if cpu_writer else 0)
     done = 0
     with (
-        atomic_folder(output, marker=MANIFEST, what="a gallery", force=force) as folder,
+        atomic_folder(output, markers=[MANIFEST], what="a gallery", force=force) as folder,
         render.progress("making", "samples") as progress,
     ):
 

@@ -99,11 +99,16 @@ def _pairs(found: Path, expected: Path) -> Iterator[tuple[str, Path | None, Path
     for stem, others in wanted.items():
         if stem not in names:
             yield stem, None, others[0]
-            continue
-        path = names[stem][0]
-        # The same kind if there is one: it is the file itself and not what a program makes of it.
-        same = [other for other in others if other.suffix == path.suffix]
-        yield stem, path, (same or others)[0]
+        for path in names.get(stem, []):
+            # The same kind if there is one: it is the file itself and not what a program makes
+            # of it.
+            same = [other for other in others if _kind(other) == _kind(path)]
+            name = stem if len(names[stem]) == 1 else str(path.relative_to(found))
+            yield name, path, (same or others)[0]
+
+
+def _kind(path: Path) -> str:
+    return "abc" if path.suffix.lower() == ".abc" else "midi"
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -113,10 +113,10 @@ def atomic_write(path: Path, *, force: bool = False, durable: bool = True) -> It
         temporary.unlink(missing_ok=True)
 
 
-def refuse_folder(path: Path, *, marker: str, what: str, force: bool) -> None:
+def refuse_folder(path: Path, *, markers: Collection[str], what: str, force: bool) -> None:
     """Raise `UserError` if making a folder there would destroy something.
 
-    `force` replaces a folder of the same kind, which holds a file `marker` and which `what`
+    `force` replaces a folder of the same kind, which holds all of `markers` and which `what`
     calls by name; never another one.
     """
     if path.exists() and path.samefile(Path()):
@@ -125,22 +125,26 @@ def refuse_folder(path: Path, *, marker: str, what: str, force: bool) -> None:
         return
     if not path.is_dir():
         raise UserError(f"{path}: is a file where a folder is to be made; name another")
-    if not (path / marker).is_file():
+    if not _holds(path, markers):
         raise UserError(f"{path}: holds something other than {what}; name another folder")
     if not force:
         raise UserError(f"{path}: already exists; use --force to replace it")
 
 
+def _holds(path: Path, markers: Collection[str]) -> bool:
+    return all((path / name).exists() for name in markers)
+
+
 @contextlib.contextmanager
 def atomic_folder(
-    path: Path, *, marker: str, what: str, force: bool = False, shared: bool = False
+    path: Path, *, markers: Collection[str], what: str, force: bool = False, shared: bool = False
 ) -> Iterator[Path]:
     """A folder beside `path` that becomes `path` at the end, or is gone if that is not reached.
 
     What must not be replaced is refused as by `refuse_folder`. `shared`: other processes may make
     the very same folder; the first one stays. Raises `UserError` if the folder cannot be written.
     """
-    refuse_folder(path, marker=marker, what=what, force=force)
+    refuse_folder(path, markers=markers, what=what, force=force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -152,7 +156,7 @@ def atomic_folder(
         mask = os.umask(0)
         os.umask(mask)
         staging.chmod(0o777 & ~mask)
-        if path.exists() and not (shared and (path / marker).is_file()):
+        if path.exists() and not (shared and _holds(path, markers)):
             # What was there goes only now that the new folder is whole.
             path.rename(before)
         try:
@@ -162,7 +166,7 @@ def atomic_folder(
                 before.rename(path)
             raise
     except OSError as error:
-        if not (shared and (path / marker).is_file()):
+        if not (shared and _holds(path, markers)):
             raise UserError(f"{path}: cannot be written ({describe_os_error(error)})") from None
     finally:
         for rest in (staging, before):

@@ -18,6 +18,7 @@ from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from media import abcmidi
 from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
+from media.notes import LONGEST_DELTA
 from media.text import decode
 
 _FIELD = re.compile(r"^[A-Za-z+]:")
@@ -306,7 +307,10 @@ def _track(messages: Sequence[object]) -> bytes:
 
 
 def _variable_length(number: int) -> bytes:
-    """Seven bits a byte, all but the last with the eighth bit set."""
+    """Seven bits a byte, all but the last with the eighth bit set. `ValueError` for more than 28
+    bits, which MIDI cannot say and mido reads."""
+    if number > LONGEST_DELTA:
+        raise ValueError(number)
     digits = [number & 127]
     while number := number >> 7:
         digits.append(number & 127 | 128)

@@ -57,6 +57,10 @@ class Tune:
         return bars + whole + 1, (onset - start - whole * length) / beat + 1
 
 
+LONGEST_DELTA = (1 << 28) - 1
+"""Ticks between two events, as many as a MIDI file can say; mido reads more."""
+
+
 def read_tune(path: Path) -> Tune:
     """The notes of a MIDI file, or of the ABC tune in a file.
 
@@ -123,6 +127,8 @@ def _parse(data: bytes) -> Any:
     if stream.read(1) or not file.tracks or not 0 < file.ticks_per_beat < 1 << 15:
         return None
     if not all(track and track[-1].type == "end_of_track" for track in file.tracks):
+        return None
+    if any(message.time > LONGEST_DELTA for track in file.tracks for message in track):
         return None
     return file
 

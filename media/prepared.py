@@ -31,6 +31,8 @@ from media.modality import SIDES, Item, LeftOut, Missing, Modality, Progress
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
+_COUNTED = ("files", "bytes", "groups")
+_MARKERS = (MANIFEST, SUMS, *SIDES)
 FORMAT = 1
 _NAMES = 2
 """How a user's files are named; sets in the cache that were named otherwise are made again."""
@@ -69,21 +71,26 @@ def place_of(modality: Modality) -> Path:
 
 
 def is_prepared(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
+    """Whether there is a set in the folder, or what is left of one; others have a manifest too."""
+    return all((folder / name).exists() for name in _MARKERS)
 
 
 def read(folder: Path) -> Prepared:
     """The set in a folder. Raises `UserError` if it holds none, or a damaged one."""
     path = folder / MANIFEST
-    if not path.exists():
+    if not is_prepared(folder):
         raise UserError(f"{folder}: holds no prepared set; make one with bgpt data")
     try:
         manifest = json.loads(read_bytes(path))
         if manifest["format"] > FORMAT:
             raise UserError(f"{path}: was written by a newer version; update this program")
         counts = {side: manifest["split"][side]["files"] for side in SIDES}
-        for name in ("modality", "kind", "source", "licence"):
-            manifest[name]
+        numbers = [manifest["split"][side][name] for side in SIDES for name in _COUNTED]
+        words = [manifest[name] for name in ("modality", "kind", "source", "licence")]
+        if not all(type(number) is int for number in numbers):
+            raise TypeError
+        if not all(isinstance(word, str) for word in words):
+            raise TypeError
         found = {side: sum(1 for _ in os.scandir(folder / side)) for side in SIDES}
     except (ValueError, KeyError, TypeError, OSError):
         raise UserError(f"{path}: is damaged; {_again(folder)}") from None
@@ -334,7 +341,7 @@ def _write(
     sides, group_names = split.assign(keys, fixed)
     for side in SIDES:
         (staging / side).mkdir()
-    counts = {side: {"files": 0, "bytes": 0, "groups": 0} for side in SIDES}
+    counts = {side: dict.fromkeys(_COUNTED, 0) for side in SIDES}
     groups: dict[str, set[str]] = {side: set() for side in SIDES}
     lines = []
     for name, kept, group, digest, size in sorted(
@@ -377,12 +384,12 @@ def _write(
 
 def refuse_folder(out: Path, *, force: bool) -> None:
     """Raise `UserError` if making a set there would destroy something; see `cpusim.files`."""
-    files.refuse_folder(out, marker=MANIFEST, what="a prepared set", force=force)
+    files.refuse_folder(out, markers=_MARKERS, what="a prepared set", force=force)
 
 
 def _staging(out: Path, *, force: bool, shared: bool) -> AbstractContextManager[Path]:
     return files.atomic_folder(
-        out, marker=MANIFEST, what="a prepared set", force=force, shared=shared
+        out, markers=_MARKERS, what="a prepared set", force=force, shared=shared
     )
 
 

@@ -17,6 +17,7 @@ from bytemodel import cpu_data
 from bytemodel.cpu_data import (
     CURRICULUM,
     FIRST_STATE,
+    FURTHER,
     GeneratedTraces,
     RecordedTraces,
     evaluation_batches,
@@ -108,6 +109,19 @@ def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
     for step, batch in reversed(list(zip(STEPS, batches, strict=True))):
         assert same(other.batch(step), batch)
     assert not same(GeneratedTraces(seed=4).batch(STEPS[0]), batches[0])
+
+
+def test_short_programs_that_begin_with_zeros_are_among_those_drawn() -> None:
+    source = GeneratedTraces(seed=0, curriculum=FURTHER)
+    first = np.concatenate(
+        [source.batch(step).patches_BPS[:, FIRST_STATE].numpy() for step in range(60)]
+    )
+    lengths = np.concatenate(
+        [(source.batch(step).patches_BPS[:, :, 0] != PAD).sum(1).numpy() for step in range(60)]
+    )
+    from_zero = ~first.any(1)  # PC 0: a program, no drill
+    assert 0.02 < from_zero.mean() < 0.2
+    assert lengths[from_zero].min() <= sequence_length(4)
 
 
 def test_what_was_computed_wrongly_is_drawn_again() -> None:

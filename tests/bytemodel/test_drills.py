@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from bytemodel import drills
-from cpusim.isa import INSTRUCTION_SIZE, IR, ISA, PC, SLOTS, variant_name
+from cpusim.isa import (
+    ACC,
+    FIRST_REGISTER,
+    INSTRUCTION_SIZE,
+    IR,
+    ISA,
+    PC,
+    SLOTS,
+    STATE_SIZE,
+    variant_name,
+)
 from cpusim.machine import RunBatch, run_batch
 from cpusim.reference import Stop
 
@@ -61,6 +71,14 @@ def test_operands_stay_spread_over_all_bytes_to_the_end() -> None:
     # One in four may be of the edge values; the others are alike.
     assert (a < 2).mean() + (a == 255).mean() < 0.35
     assert (inner > 0).mean() > 0.95
+
+
+def test_some_begin_with_nothing_but_zeros_and_as_many_with_many() -> None:
+    _, states = drills.draw(np.random.default_rng(0), 4000, (8, 16), SLOTS - 1)
+    zeros = (states[:, [ACC, *range(FIRST_REGISTER, STATE_SIZE)]] == 0).mean(1)
+    assert 0.13 < (zeros == 1).mean() < 0.17
+    assert 0.05 < ((zeros > 0.4) & (zeros < 1)).mean() < 0.15
+    assert (zeros < 0.4).mean() > 0.7
 
 
 def test_memory_beyond_reach_is_empty() -> None:

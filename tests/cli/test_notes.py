@@ -91,6 +91,29 @@ def test_a_tune_that_was_not_converted_counts_as_wrong(tmp_path: Path) -> None:
     assert missing["expected"] > 0
 
 
+def test_every_form_of_a_tune_in_a_folder_is_compared(tmp_path: Path) -> None:
+    found, expected = tmp_path / "found", tmp_path / "expected"
+    for folder in (found, expected):
+        folder.mkdir()
+        shutil.copy(ONE.with_suffix(".abc"), folder / "tune.abc")
+    shutil.copy(ONE.with_suffix(".mid"), expected / "tune.mid")
+    assert "all" in bgpt("compare", found, expected).stdout
+    shutil.copy(OTHER.with_suffix(".mid"), found / "tune.MID")
+    right, wrong = json.loads(bgpt("compare", found, expected, "--json", code=1).stdout)
+    assert (right["name"], right["same"]) == ("tune.abc", True)
+    assert (wrong["name"], wrong["same"]) == ("tune.MID", False)
+
+
+def test_a_wait_longer_than_midi_can_say_is_refused(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.mid"
+    data = ONE.with_suffix(".mid").read_bytes()
+    length = int.from_bytes(data[18:22], "big")
+    wait = b"\xff" * 160
+    wrong.write_bytes(data[:18] + (length + 160).to_bytes(4, "big") + wait + data[22:])
+    for words in ((wrong, ONE.with_suffix(".mid")), (ONE.with_suffix(".mid"), wrong)):
+        assert refused("compare", *words).startswith(f"{wrong}: is no whole MIDI file")
+
+
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     tune = ONE.with_suffix(".mid")
     assert "one is a folder" in refused("compare", tmp_path, tune)

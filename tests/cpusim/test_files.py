@@ -37,6 +37,6 @@ def test_the_folder_that_one_is_in_is_not_made(
     for path in (Path(), tmp_path):
         with (
             pytest.raises(UserError, match="is the folder that you are in"),
-            atomic_folder(path, marker="m", what="a set"),
+            atomic_folder(path, markers=["m"], what="a set"),
         ):
             pytest.fail("refused too late")
