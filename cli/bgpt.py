@@ -180,8 +180,9 @@ def generate(
     stem = prefix.stem if prefix is not None else "generated"
     digits = max(3, len(str(count)))
     paths = [output / f"{stem}-{i:0{digits}d}.{ext}" for i in range(1, count + 1)]
+    others = {path: _other_forms(path) if modality else [] for path in paths}
     for path in paths:
-        for taken in sorted(output.glob(f"{glob.escape(path.stem)}.*")) if modality else [path]:
+        for taken in (path, *others[path]):
             refuse_existing(taken, force=force)
     data = b"" if prefix is None else read_bytes(prefix)
     from bytemodel.decoding import prepare
@@ -208,12 +209,22 @@ def generate(
         for path, file in zip(paths, made, strict=True):
             with atomic_write(path, force=force) as out:
                 out.write(file.data)
+            for form in others[path]:
+                # It showed what stood here before.
+                form.unlink(missing_ok=True)
             end = "the model ended it" if file.ended else "cut off at the limit"
             if modality is not None:
                 end += show.file(path, file.data, force=force)
             console.print(f"{path}: {len(file.data):,} bytes, {end}")
     if modality is not None:
         console.print(show.total())
+
+
+def _other_forms(path: Path) -> list[Path]:
+    """The files beside a generated one that have its name and another extension."""
+    return [
+        form for form in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*")) if form != path
+    ]
 
 
 @main.command("import")

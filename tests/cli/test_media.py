@@ -318,6 +318,12 @@ def test_valid_files_are_written_in_forms_that_people_open(
             again
             == f"{tmp_path / f'generated-001{also}'}: already exists; use --force to replace it"
         )
+        files[extension], kept = b"\xff", files[extension]
+        bgpt(*words, "-n", 2, "-o", tmp_path, "--force")
+        files[extension] = kept
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            f"generated-00{number}.{extension}" for number in (1, 2)
+        ]
 
 
 def test_a_file_that_is_wrong_in_a_count_alone_is_mended_beside_it(

@@ -99,7 +99,7 @@ def test_every_form_of_a_tune_in_a_folder_is_compared(tmp_path: Path) -> None:
     shutil.copy(ONE.with_suffix(".mid"), expected / "tune.mid")
     assert "all" in bgpt("compare", found, expected).stdout
     shutil.copy(OTHER.with_suffix(".mid"), found / "tune.MID")
-    right, wrong = json.loads(bgpt("compare", found, expected, "--json", code=1).stdout)
+    wrong, right = json.loads(bgpt("compare", found, expected, "--json", code=1).stdout)
     assert (right["name"], right["same"]) == ("tune.abc", True)
     assert (wrong["name"], wrong["same"]) == ("tune.MID", False)
 
