@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import wave
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,13 @@ _MIDDLE = 128
 """The sample of silence."""
 _HEADER = 44
 """Bytes of a WAV file before its samples."""
+_FORM = struct.pack("<8sIHHIIHH4s", b"WAVEfmt ", 16, 1, 1, RATE, RATE, 1, 8, b"data")
+"""What its header says but for two sizes: PCM, one channel, a byte a sample."""
 _WIDEST = 4
 """Bytes of a sample that are read here."""
+_UNKNOWN = 0x7FFF0000
+"""Programs that write to a pipe, and so cannot know how long the sound will be, say some size from
+here on: 0x7FFFFFFF, 0x80000000 and 0xFFFFFFFF, less a header, are all in use."""
 _NO_WAV = wave.Error, EOFError, RuntimeError
 """What `wave` raises for what is none; the last where a size leads out of the file."""
 
@@ -92,6 +98,8 @@ class Audio:
             return "no WAV that opens"
         if form != (1, 8, RATE):
             return f"{form[0]} channels, {form[1]} bits, {form[2]:,} samples a second"
+        if int.from_bytes(data[4:8], "little") != len(data) - 8 or data[8:40] != _FORM:
+            return "its header contradicts itself"
         # A chunk of an odd length is followed by a byte that says nothing.
         if len(data) - _HEADER not in (count, count + count % 2) or not count:
             return f"{len(data) - _HEADER:,} samples where its header says {count:,}"
@@ -161,10 +169,13 @@ def _pcm(data: bytes, path: Path) -> tuple[Samples, int]:
         if width > _WIDEST:
             raise wave.Error("what libsndfile is for")
         raw = np.frombuffer(file.readframes(count), np.uint8)
-    if len(raw) < count * channels * width:
+    frame = channels * width
+    if count * frame >= _UNKNOWN:
+        raw = raw[: len(raw) // frame * frame]
+    elif len(raw) < count * frame:
         raise UserError(
             f"{path}: was cut short: {len(raw):,} bytes of sound where its header says"
-            f" {count * channels * width:,}; restore it or leave it out"
+            f" {count * frame:,}; restore it or leave it out"
         )
     if width == 1:
         values: Samples = np.asarray((raw - float(_MIDDLE)) / _MIDDLE, np.float32)

@@ -145,6 +145,25 @@ def test_a_header_that_lies_is_judged_and_read_or_refused(
     assert clips or refused.startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize("place", range(44))
+def test_a_header_is_valid_as_it_is_and_in_no_other_way(place: int, tmp_path: Path) -> None:
+    (clip,) = AUDIO.read(write(tmp_path / "tone.wav", tone()))
+    data = bytearray(clip.data)
+    assert AUDIO.judge(bytes(data), "wav") is None
+    data[place] ^= 1
+    assert AUDIO.judge(bytes(data), "wav") is not None
+
+
+@pytest.mark.parametrize("size", [0x7FFFFFFF, 0x80000000, 0xFFFFFFFF - 36, 0xFFFFFFFF])
+def test_a_recording_written_to_a_pipe_is_as_long_as_it_is(size: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "whole.wav", tone())
+    data, piped = path.read_bytes(), tmp_path / "piped.wav"
+    sizes = size.to_bytes(4, "little")
+    piped.write_bytes(data[:4] + sizes + data[8:40] + sizes + data[44:] + b"\0")
+    found, expected = AUDIO.read(piped), AUDIO.read(path)
+    assert [item.data for item in found] == [item.data for item in expected]
+
+
 @given(st.binary(max_size=80), st.integers(0, 8044))
 def test_any_bytes_are_judged(tail: bytes, cut: int) -> None:
     form = b"fmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x40\x1f\0\0\1\0\x08\0"
