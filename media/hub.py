@@ -20,7 +20,7 @@ from typing import Any
 
 from cpusim.errors import UserError
 from media.modality import Item, LeftOut, Missing, Modality, Progress, Side
-from media.split import side_of
+from media.split import given_side
 
 PREFIX = "hf:"
 MOST_ROWS = 100_000
@@ -185,24 +185,16 @@ def items(
                     found = [LeftOut("unusable", str(error))]
                 finally:
                     path.unlink()
+                kept = given_side(found, side, set(used.values()))
                 for item in found:
                     if not isinstance(item, LeftOut):
-                        yield item._replace(side=_side(item, side, set(used.values())))
+                        yield item._replace(side=kept)
                         continue
                     if named < _MOST_NAMED:
                         note(f"left out: {item.sentence.replace(str(path), place)}")
                     named += 1
                     yield item
     progress(done, done)
-
-
-def _side(item: Item, side: Side, there: set[Side]) -> Side | None:
-    if len(there) == 1:
-        return None
-    if side == "train" and "validation" not in there:
-        own = side_of(min(item.keys, default=item.name))
-        return "validation" if own == "validation" else "train"
-    return side
 
 
 class _Rows:

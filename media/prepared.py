@@ -23,19 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import cpusim
+from bytemodel.folder import given_split
 from cpusim import files
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from media import hub, packages, split
-from media.modality import SIDES, Item, LeftOut, Missing, Modality, Progress
+from media.modality import SIDES, Item, LeftOut, Missing, Modality, Progress, Side
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 _COUNTED = ("files", "bytes", "groups")
 _MARKERS = (MANIFEST, SUMS, *SIDES)
 FORMAT = 1
-_NAMES = 2
-"""How a user's files are named; sets in the cache that were named otherwise are made again."""
+_NAMES = 3
+"""How a user's files are named and split; sets in the cache that were made otherwise are made
+again."""
 _LONGEST_STEM = 200
 
 
@@ -185,25 +187,33 @@ def from_files(
         )
     paths = user_files(folder)
     digest = hashlib.sha256()
+    sides = _given_sides(folder)
 
     def converted(tell: Progress) -> Iterator[Item | LeftOut]:
         names = _Names()
         for done, path in enumerate(paths):
             tell(done, len(paths))
-            digest.update(read_bytes(path))
+            folders = path.relative_to(folder).parts[:-1]
+            side = sides.get(folders[0]) if folders else None
             try:
+                if sides and side is None:
+                    known = ", ".join(sides)
+                    raise UserError(f"{path}: is in none of {known}; move it there, or those away")
+                digest.update(read_bytes(path))
                 items = modality.read(path)
             except Missing:
                 raise  # the next file would need the same
             except UserError as error:
                 items = [LeftOut("unusable", str(error))]
-            named = names.of_file(path.relative_to(folder).parts[:-1])
+            named = names.of_file(folders[1:] if sides else folders)
+            if side is not None:
+                side = split.given_side(items, side, set(sides.values()))
             for item in items:
                 if isinstance(item, LeftOut):
                     note(f"left out: {item.sentence}")
                     yield item
                     continue
-                yield item._replace(name=named(item.name))
+                yield item._replace(name=named(item.name), side=side)
         tell(len(paths), len(paths))
 
     return _converted(
@@ -218,6 +228,17 @@ def from_files(
         licence="as you know it",
         sources=lambda: [{"kind": "files", "files": len(paths), "sha256": digest.hexdigest()}],
     )
+
+
+def _given_sides(folder: Path) -> dict[str, Side]:
+    """The side of each folder in `folder`, if their names say that it is split already."""
+    given = given_split(folder)
+    if given is None:
+        return {}
+    sides: dict[str, Side] = {given.test.name: "test", given.train.name: "train"}
+    if given.validation != given.test or given.test.name != "test":
+        sides[given.validation.name] = "validation"
+    return sides
 
 
 def user_files(folder: Path) -> list[Path]:
@@ -362,7 +383,7 @@ def _write(
         if not counts[side]["files"]:
             raise UserError(
                 f"{source}: is too little: nothing is left for {side}, since what is alike, or of"
-                " one file, stays together; give more files"
+                " one recording, stays together; give more files"
             )
     sums = "".join(lines).encode(errors="surrogateescape")
     (staging / SUMS).write_bytes(sums)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from media.modality import SIDES, Side
+from media.modality import SIDES, Item, LeftOut, Side
 
 VALIDATION, TEST = 0.05, 0.10
 """The shares of groups on these sides; the rest is learned from."""
@@ -47,6 +47,21 @@ def side_of(group: str) -> Side:
     if place < VALIDATION:
         return "validation"
     return "test" if place < VALIDATION + TEST else "train"
+
+
+def given_side(found: Sequence[Item | LeftOut], side: Side, there: Collection[Side]) -> Side | None:
+    """The side of what a file became, of a set that is split into `there`, on `side`.
+
+    One side alone is no split. Where only the validation side is missing, chance decides which
+    training files go there.
+    """
+    if len(there) == 1:
+        return None
+    if side == "train" and "validation" not in there:
+        items = [item for item in found if isinstance(item, Item)]
+        keys = [key for item in items for key in item.keys] or [item.name for item in items]
+        return "validation" if keys and side_of(min(keys)) == "validation" else "train"
+    return side
 
 
 def _place(group: str) -> float:

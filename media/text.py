@@ -79,7 +79,8 @@ class Text:
                 done += len(texts)
 
     def read(self, path: Path) -> Sequence[Item]:
-        """A text in UTF-8, a long one in pages that end with a line."""
+        """A text in UTF-8, a long one in pages that end with a line. Each page is by itself: one
+        book is enough to learn from, and to be judged by pages of it that were not learned."""
         text = decode(read_bytes(path), str(path))
         if not text.strip():
             raise UserError(f"{path}: holds no text; leave it out")

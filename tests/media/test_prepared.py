@@ -160,6 +160,30 @@ def test_users_files_keep_their_folders_in_their_names_and_bad_ones_are_named(
         from_files(TOY, mine / "none", tmp_path / "other", QUIET, notes.append)
 
 
+@pytest.mark.parametrize("judged", [("test",), ("val",), ("val", "test")])
+def test_users_files_that_are_split_already_stay_so_and_keep_their_labels(
+    judged: tuple[str, ...], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    for side in ("train", *judged):
+        for number in range(40 if side == "train" else 9):
+            path = mine / side / ("cat" if number % 2 else "dog") / f"{number}.toy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(f"{side} {number}".encode())
+    (mine / "stray.toy").write_bytes(b"stray")
+    notes: list[str] = []
+    made = from_files(TOY, mine, tmp_path / "set", QUIET, notes.append)
+    assert notes[0].startswith(f"left out: {mine / 'stray.toy'}: is in none of ")
+    found = {
+        side: {path.read_bytes().decode().split()[0] for path in made.files(side)} for side in SIDES
+    }
+    assert found["train"] == {"train"}
+    assert found["validation"] == {"val" if "val" in judged else "train"}
+    assert found["test"] == ({"test"} if "test" in judged else set())
+    assert len(made.files("test")) == (9 if "test" in judged else 0)
+    assert {file.label for file in find_labelled(made.folder)} == {"cat", "dog"}
+
+
 def test_folders_with_underscores_are_labels_as_they_are_apart(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     for label in ("black_cats", "black_dogs", "black-dogs"):
