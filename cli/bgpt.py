@@ -221,9 +221,12 @@ def generate(
 
 
 def _other_forms(path: Path) -> list[Path]:
-    """The files beside a generated one that have its name and another extension."""
+    """The files beside a generated one that show the same in another form, or mended."""
     return [
-        form for form in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*")) if form != path
+        form
+        for form in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
+        if form != path
+        and form.name.removeprefix(f"{path.stem}.").removeprefix("mended.").isalnum()
     ]
 
 

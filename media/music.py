@@ -18,8 +18,8 @@ from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from media import abcmidi
 from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
-from media.notes import LONGEST_DELTA
-from media.text import decode
+from media.notes import LONGEST_DELTA, Unreadable, tune_of
+from media.text import TEXT, decode
 
 _FIELD = re.compile(r"^[A-Za-z+]:")
 _OPENING = 16
@@ -152,14 +152,25 @@ class Music:
                 raise
             except UserError:
                 return "no whole MIDI file"
-            return None if _is_as_long_as_it_says(data) else "not as long as its tracks say"
-        if not split_tunes(data.decode(errors="replace")):
+            there, said = _tracks(data), int.from_bytes(data[10:12], "big")
+            if there is None:
+                return "not as long as its tracks say"
+            if there != said or (there > 1 and data[8:10] == b"\0\0"):
+                return f"{there:,} tracks where its header says {said:,} of format {data[9]}"
+            return None
+        wrong = TEXT.judge(data, "txt")
+        if wrong is not None:
+            return wrong
+        if not split_tunes(data.decode()):
             return "no ABC tune"
+        if not data.lstrip().startswith((b"X:", b"%")):
+            return "something else before the tune"
         try:
-            abcmidi.to_midi(data)
-        except abcmidi.Refused as error:
+            midi = abcmidi.to_midi(data)
+            played = tune_of(midi, "mid")
+        except (abcmidi.Refused, Unreadable) as error:
             return str(error)
-        return None
+        return None if played.notes else "a tune without notes"
 
     def mend(self, data: bytes, extension: str) -> bytes | None:
         """A MIDI file whose tracks and texts are as long as they say: tracks up to the event that
@@ -251,8 +262,10 @@ def plain_midi(data: bytes, name: str) -> bytes:
     if len(data) > _MOST_MIDI:
         raise UserError(f"{name}: has {len(data):,} bytes, more than a tune has; leave it out")
     try:
-        file = mido.MidiFile(file=io.BytesIO(data))
-        tracks = [_track(track) for track in file.tracks]
+        stream = io.BytesIO(data)
+        file = mido.MidiFile(file=stream)
+        # mido leaves tracks unread that the header does not count.
+        tracks = [] if _TRACK in stream.read() else [_track(track) for track in file.tracks]
         head = b"".join(
             number.to_bytes(2, "big") for number in (file.type, len(tracks), file.ticks_per_beat)
         )
@@ -281,16 +294,18 @@ def _with_lengths_of_texts(events: bytes) -> bytes:
     return made
 
 
-def _is_as_long_as_it_says(midi: bytes) -> bool:
-    """Whether the chunks of a MIDI file fill it, each track up to the event that ends it."""
-    place = 0
+def _tracks(midi: bytes) -> int | None:
+    """How many tracks a MIDI file has; None unless its chunks fill it, each track up to the event
+    that ends it."""
+    place = count = 0
     while place < len(midi):
         stop = place + 8 + int.from_bytes(midi[place + 4 : place + 8], "big")
         chunk = midi[place:stop]
         if stop > len(midi) or chunk.startswith(_TRACK) != chunk.endswith(_TRACK_END):
-            return False
+            return None
+        count += chunk.startswith(_TRACK)
         place = stop
-    return _TRACK in midi
+    return count or None
 
 
 def _track(messages: Sequence[object]) -> bytes:

@@ -74,7 +74,8 @@ def place_of(modality: Modality) -> Path:
 
 def is_prepared(folder: Path) -> bool:
     """Whether there is a set in the folder, or what is left of one; others have a manifest too."""
-    return all((folder / name).exists() for name in _MARKERS)
+    # Unlike Path.exists, this is no error where one may not look.
+    return all(os.path.exists(folder / name) for name in _MARKERS)  # noqa: PTH110
 
 
 def read(folder: Path) -> Prepared:
@@ -301,9 +302,12 @@ def user_set(
     place = place_of(modality).with_name(
         f"{modality.name}-{'hub' if named else 'files'}-{look.hexdigest()[:16]}"
     )
-    if is_prepared(place):
-        return read(place)
-    return from_files(modality, folder, place, progress, note, force=True, shared=True)
+    if not is_prepared(place):
+        return from_files(modality, folder, place, progress, note, force=True, shared=True)
+    found = read(place)
+    for reason, number in found.manifest["left_out"].items():
+        note(f"left out when the set was made: {number:,} {reason}")
+    return found
 
 
 class Stages:

@@ -319,8 +319,10 @@ def test_valid_files_are_written_in_forms_that_people_open(
             == f"{tmp_path / f'generated-001{also}'}: already exists; use --force to replace it"
         )
         files[extension], kept = b"\xff", files[extension]
+        (mine := tmp_path / "generated-001.my.notes").write_text("mine")
         bgpt(*words, "-n", 2, "-o", tmp_path, "--force")
         files[extension] = kept
+        mine.unlink()
         assert sorted(path.name for path in tmp_path.iterdir()) == [
             f"generated-00{number}.{extension}" for number in (1, 2)
         ]

@@ -202,6 +202,35 @@ def test_a_midi_file_whose_ticks_are_no_part_of_a_quarter_note_is_not_valid(divi
         plain_midi(wrong, "it")
 
 
+def test_a_midi_file_has_as_many_tracks_as_its_header_says() -> None:
+    right = next(MUSIC.sample.glob("*.mid")).read_bytes()
+    head, tracks = right[:14], right[14:]
+    two = head + tracks + tracks
+    assert MUSIC.judge(two, "mid") == "no whole MIDI file"
+    with pytest.raises(UserError, match="it: is no whole MIDI file"):
+        plain_midi(two, "it")
+    of_format = {kind: bytes([0, kind, 0, 2]) + two[12:] for kind in (0, 1)}
+    assert MUSIC.judge(two[:8] + of_format[1], "mid") is None
+    wrong = MUSIC.judge(two[:8] + of_format[0], "mid")
+    assert wrong == "2 tracks where its header says 2 of format 0"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "wrong"),
+    [
+        (lambda abc: abc.replace(b"T:", b"T:\0", 1), "holds the control character U+0000"),
+        (lambda abc: abc.replace(b"T:", b"T:\xff", 1), "no UTF-8 at byte"),
+        (lambda abc: b"zzz\n" + abc, "something else before the tune"),
+        (lambda _: b"X:1\nT:A\nM:4/4\nL:1/8\nK:C\nz8|\n", "a tune without notes"),
+        (lambda abc: b"% comment\n" + abc, None),
+    ],
+)
+def test_what_is_no_clean_tune_is_not_valid(spoil: object, wrong: str | None) -> None:
+    assert callable(spoil)
+    found = MUSIC.judge(spoil(clean(TUNE).encode()), "abc")
+    assert found is None if wrong is None else (found or "").startswith(wrong)
+
+
 @pytest.mark.parametrize("length", [0, 17, 1 << 20])
 def test_a_midi_file_that_is_not_as_long_as_it_says_is_mended(length: int) -> None:
     assert isinstance(MUSIC, Mends)
@@ -235,7 +264,7 @@ def test_generated_tunes_are_judged_and_shown_in_the_other_form() -> None:
     assert MUSIC.judge(b"hello", "abc") == "no ABC tune"
     assert "line 3" in (MUSIC.judge(b"X:1\nK:C\nCDE]F\n", "abc") or "")
     assert MUSIC.judge(midi[:-5], "mid") == "no whole MIDI file"
-    assert MUSIC.judge(b"\xff\xfe", "abc") == "no ABC tune"
+    assert MUSIC.judge(b"\xff\xfe", "abc") == "no UTF-8 at byte 0"
 
 
 @pytest.mark.parametrize(

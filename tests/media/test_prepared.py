@@ -301,6 +301,14 @@ def test_users_files_are_converted_again_only_when_they_change(
     assert prepared.user_set(TOY, second.folder, QUIET, pytest.fail).folder == second.folder
     with pytest.raises(UserError, match="is a set of toy, not of box; use --modality toy"):
         prepared.user_set(Toy(name="box"), second.folder, QUIET, pytest.fail)
+    (mine / "bad.toy").write_bytes(b"broken")
+    notes: list[str] = []
+    for _ in range(2):
+        prepared.user_set(TOY, mine, QUIET, notes.append)
+    assert notes == [
+        f"left out: {mine / 'bad.toy'}: is broken; mend it",
+        "left out when the set was made: 1 unusable",
+    ]
 
 
 def test_of_processes_that_make_the_same_set_the_first_one_wins(empty_cache: Path) -> None:
