@@ -38,7 +38,7 @@ _SKETCH = 4
 @dataclass(frozen=True)
 class Text:
     name: str = "text"
-    summary: str = "UTF-8 text, pages of up to 8,000 bytes"
+    summary: str = "UTF-8 text, pages of 8,000 bytes or one longer entry"
     extensions: tuple[str, ...] = ("txt",)
     packages: tuple[Debian | PyPI, ...] = (
         Debian("fortunes-min"),
