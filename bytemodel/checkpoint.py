@@ -18,6 +18,7 @@ import json
 import os
 import pickle
 import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeGuard, TypeVar, cast
@@ -182,12 +183,21 @@ def load_any(
                 f"{path}: the tensor {name!r} has shape {tuple(tensor.shape)} where its"
                 f" configuration says {tuple(shape)}"
             )
+        if not is_finite(tensor):
+            raise CheckpointError(
+                f"{path}: the tensor {name!r} holds what is no number; its training failed, or it"
+                " was altered"
+            )
     unknown = sorted(set(map(str, weights)) - set(expected))
     if unknown:
         raise CheckpointError(f"{path}: holds the tensor {unknown[0]!r}, which no model here has")
     model = build()
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     info, training, unused = (content.get(key) for key in ("info", "training", "unused"))
+    try:
+        json.dumps(info, default=str, skipkeys=True)
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path}: what it says of its training has no end") from None
     return Checkpoint(
         path,
         model.to(device).eval(),
@@ -199,6 +209,15 @@ def load_any(
     )
 
 
+_DTYPES = frozenset(
+    (
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8),
+        *(torch.int8, torch.int16, torch.int32, torch.int64),
+    )
+)
+"""Of what numbers can be made; others cannot even be copied."""
+
+
 def is_whole(value: object) -> TypeGuard[torch.Tensor]:
     """Whether a value read from a file is a plain tensor that holds all its numbers.
 
@@ -206,11 +225,34 @@ def is_whole(value: object) -> TypeGuard[torch.Tensor]:
     """
     return (
         isinstance(value, torch.Tensor)
+        and not value.is_nested
+        and value.device.type == "cpu"
         and value.layout == torch.strided
-        and not value.is_quantized
-        and not value.is_complex()
+        and value.dtype in _DTYPES
         and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     )
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all its numbers are numbers, and none is infinite."""
+    return bool(tensor.isfinite().all())
+
+
+def _is_undamaged(path: Path) -> bool:
+    """Whether the checksums of a zip archive are right, which torch writes and does not check.
+
+    What is no archive at all is left to torch.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return True
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except OSError:
+        return True
+    except Exception:
+        # Names, sizes and methods of a damaged archive may be anything at all.
+        return False
 
 
 def read_tensors(path: Path) -> Any:
@@ -218,6 +260,8 @@ def read_tensors(path: Path) -> Any:
 
     Raises `CheckpointError` for anything else.
     """
+    if not _is_undamaged(path):
+        raise CheckpointError(f"{path}: is damaged; restore it or download it again")
     try:
         with warnings.catch_warnings():
             # Torch warns of pickle protocols in files that are then refused anyway.

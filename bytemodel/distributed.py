@@ -115,13 +115,14 @@ def own_device(device: torch.device) -> torch.device:
     """Of the machine's GPUs, the one of this process."""
     if device.type != "cuda":
         return device
-    number = int(os.environ.get("LOCAL_RANK", "0"))
-    if number >= torch.cuda.device_count():
+    there, needed = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if needed > there:
+        # All processes find it, since the first one alone says it.
         raise UserError(
-            f"process {number + 1} of this machine finds {torch.cuda.device_count()} GPUs; start"
-            " as many with --nproc-per-node"
+            f"{needed} processes of this machine find {there} GPUs; start as many with"
+            " --nproc-per-node"
         )
-    return torch.device("cuda", number)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 @contextlib.contextmanager

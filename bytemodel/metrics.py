@@ -18,12 +18,15 @@ _NAMED = 9
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl`; a last line that was cut short is left out."""
+    """The records of `metrics.jsonl`; a line that is none, as a last one cut short, is left out."""
     records = []
-    with contextlib.suppress(FileNotFoundError), open(run / "metrics.jsonl") as file:
+    path = run / "metrics.jsonl"
+    with contextlib.suppress(FileNotFoundError), open(path, errors="replace") as file:
         for line in file:
             with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
+                record = json.loads(line)
+                if isinstance(record, dict) and type(record.get("step")) is int:
+                    records.append(record)
     return records
 
 
@@ -58,13 +61,14 @@ def _plot_family(axes: Axes, family: str, names: list[str], records: list[dict[s
             marker="o",
             markersize=3,
             linewidth=1,
-            label=label,
+            label=label.encode(errors="backslashreplace").decode(),
         )
     shares = [share for every in wrong.values() for share in every if share > 0]
     axes.set_yscale("log", nonpositive="clip")
     axes.set(ylabel=f"share wrong, by {family}", ylim=(min([*shares, 0.01]) / 1.5, 1.6))
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-    axes.legend(loc="lower left", fontsize=8)
+    for text in axes.legend(loc="lower left", fontsize=8).get_texts():
+        text.set_parse_math(False)
 
 
 def plot(run: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bytemodel.checkpoint import Checkpoint, CheckpointError, is_whole, read_tensors
+from bytemodel.checkpoint import Checkpoint, CheckpointError, is_finite, is_whole, read_tensors
 from bytemodel.config import ConfigError, ModelConfig
 from bytemodel.model import ByteModel
 from bytemodel.patches import VOCABULARY
@@ -145,6 +145,8 @@ class _Given:
         tensor = self.weights.get(name)
         if not is_whole(tensor) or (dimensions and tensor.dim() != dimensions):
             raise CheckpointError(f"{self.path}: the tensor {name!r} is missing or damaged")
+        if not is_finite(tensor):
+            raise CheckpointError(f"{self.path}: the tensor {name!r} holds what is no number")
         return tensor
 
     def config(self) -> ModelConfig:

@@ -328,6 +328,8 @@ def _train(
         resolved["task"] = task.about
 
     def claim() -> None:
+        if tensorboard:
+            _tensorboard_writer()  # what cannot be is said before there is a run folder
         _claim_folder(run, resolved, resume=resume)
         held.enter_context(_alone(run))
 
@@ -353,7 +355,9 @@ def _train(
         listener.note("no gcc found, so the model is not compiled and training is slower")
     forward = ranks.learner(model, _loss(task, model, compiled=compiled))
     evaluation_batches = list(source.evaluation()) if ranks.leads else []
-    writer = _tensorboard_writer(run) if tensorboard and ranks.leads else None
+    writer = None
+    if tensorboard and ranks.leads:
+        writer = _tensorboard_writer()(str(run / "tensorboard"))
     began = time.monotonic()
     evaluation: dict[str, float] = {}
     best = _Best(run) if ranks.leads and (config.keep == "best" or config.patience) else None
@@ -627,11 +631,27 @@ def read_config(run: Path) -> dict[str, Any]:
         raise UserError(f"{run}: holds no run to resume; start it without --resume") from None
     except ValueError:
         config = None
-    if not isinstance(config, dict) or not all(
-        isinstance(config.get(section), dict) for section in ("model", "training", "data")
-    ):
+    if not _is_config(config):
         raise UserError(f"{path}: is damaged; restore it or start a new run")
-    return config
+    found: dict[str, Any] = config
+    return found
+
+
+def _is_config(config: object) -> bool:
+    """Whether what a file holds has the types of a run's record of itself."""
+    if not isinstance(config, dict):
+        return False
+    sections = [config.get(name) for name in ("model", "training", "data")]
+    data = config.get("data")
+    return (
+        isinstance(data, dict)
+        and all(isinstance(section, dict) for section in sections)
+        and isinstance(config.get("task", {}), dict)
+        and isinstance(config.get("dtype", "auto"), str)
+        and isinstance(data.get("folder", ""), str)
+        and ("folder" in data or data.get("kind") != "files")
+        and isinstance(data.get("extensions", []), list)
+    )
 
 
 def _resumable(run: Path, listener: Listener) -> dict[str, Any] | None:
@@ -723,7 +743,8 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _tensorboard_writer(run: Path) -> Any:
+def _tensorboard_writer() -> Any:
+    """The class of what writes TensorBoard's files."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -731,7 +752,7 @@ def _tensorboard_writer(run: Path) -> Any:
             "--tensorboard: the tensorboard package is missing; install it with"
             " pip install 'neural-cpu-lab[tensorboard]'"
         ) from None
-    return SummaryWriter(str(run / "tensorboard"))
+    return SummaryWriter
 
 
 BYTES = Task(

@@ -286,7 +286,7 @@ def _tree(values: Mapping[str, Any], depth: int = 1) -> Iterator[str]:
         if isinstance(value, Mapping):
             yield f"{indent}{name}"
             yield from _tree(value, depth + 1)
-        elif value and isinstance(value, list) and all(isinstance(v, Mapping) for v in value):
+        elif isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
             yield f"{indent}{name}"
             for item in value:
                 yield f"{indent}  " + ", ".join(f"{key} {entry}" for key, entry in item.items())

@@ -266,7 +266,9 @@ def predict(files: tuple[Path, ...], model: Path, device: str, dtype: str, as_js
       bgpt classify predict --model runs/kinds --json inbox/*
     """
     for path in files:
-        read_bytes(path, limit=0)  # all are looked at before the model is loaded
+        # All are looked at before the model is loaded; what a pipe holds can be read but once.
+        if not path.is_fifo():
+            read_bytes(path, limit=0)
     from bytemodel.classifier import classify_all
     from cli import render
 

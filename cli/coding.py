@@ -9,7 +9,7 @@ import click
 
 from cli.options import FILE, force_option, load_model, model_option
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, read_bytes, refuse_unwritable
+from cpusim.files import atomic_write, read_bytes, refuse_same, refuse_unwritable
 
 if TYPE_CHECKING:
     from bytemodel.model import ByteModel
@@ -41,6 +41,7 @@ def compress(model: Path | None, file: Path, output: Path | None, force: bool) -
     """
     data = read_bytes(file)
     output = output or file.with_name(file.name + _SUFFIX)
+    refuse_same(output, file)
     refuse_unwritable(output, force=force)
     from bytemodel import compression
     from cli import render
@@ -79,8 +80,9 @@ def decompress(model: Path | None, file: Path, output: Path | None, force: bool)
         if file.suffix != _SUFFIX or not file.stem.strip("."):
             raise UserError(f"{file}: does not end in {_SUFFIX}; say with -o where to write")
         output = file.with_suffix("")
-    refuse_unwritable(output, force=force)
     packed = read_bytes(file)
+    refuse_same(output, file)
+    refuse_unwritable(output, force=force)
     from bytemodel import compression
     from cli import render
 

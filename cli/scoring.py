@@ -18,7 +18,7 @@ from cli.options import (
     model_option,
 )
 from cpusim.errors import UserError
-from cpusim.files import read_bytes, refuse_unwritable
+from cpusim.files import read_bytes, refuse_same, refuse_unwritable
 
 
 @click.command()
@@ -86,6 +86,8 @@ def score(
     pipes: dict[Path, bytes] = {}  # can be read once only
     for path in files:
         data = read_bytes(path, limit=None if path.is_fifo() else skip)
+        if plot is not None:
+            refuse_same(plot, path)
         if path.is_fifo():
             pipes[path] = data
         size = len(data)
@@ -179,8 +181,9 @@ def explain(
       bgpt explain trace.bin -o trace.png
       bgpt explain --model runs/text README.md -o readme.png
     """
-    refuse_unwritable(output, force=force)
     data = read_bytes(file)
+    refuse_same(output, file)
+    refuse_unwritable(output, force=force)
     from bytemodel.pictures import draw_bits
     from bytemodel.score import score_file
 

@@ -59,6 +59,12 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         raise UserError(f"{path}: already exists; use --force to replace it")
 
 
+def refuse_same(path: Path, source: Path) -> None:
+    """Raise `UserError` if what is written would replace what it is made of."""
+    if path.exists() and path.samefile(source):
+        raise UserError(f"{path}: is the very file that is read; name another to write to")
+
+
 def refuse_unwritable(path: Path, *, force: bool) -> None:
     """Refuse before long work what could not be written after it.
 

@@ -126,6 +126,8 @@ def test_each_process_has_a_gpu_of_its_own_or_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert own_device(torch.device("cuda")) == torch.device("cuda", 1)
     assert own_device(torch.device("cpu")) == torch.device("cpu")
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match="process 3 of this machine finds 2 GPUs; start as many"):
-        own_device(torch.device("cuda"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    for rank in range(3):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        with pytest.raises(UserError, match="3 processes of this machine find 2 GPUs; start as"):
+            own_device(torch.device("cuda"))

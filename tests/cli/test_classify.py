@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,20 @@ def test_evaluation_gives_the_figures_of_the_report_as_text_as_json_and_as_a_pic
     first = bgpt(*words, "--all").stdout.splitlines()[0]
     seen = len(files) - report["held_out"]
     assert first == f"{len(files)} files, {seen} of them of the share that training learns from"
+
+
+def test_a_pipe_is_classified_as_the_file_is(folder: Path, run: Path, tmp_path: Path) -> None:
+    file, pipe = tmp_path / "file", tmp_path / "pipe"
+    file.write_bytes(next((folder / "dna").iterdir()).read_bytes())
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(file.read_bytes()))
+    writer.start()
+    (tmp_path / "empty").touch()
+    words = ["classify", "predict", pipe, file, tmp_path / "empty", "--model", run, "--json"]
+    found = json.loads(bgpt(*words).stdout)["files"]
+    writer.join()
+    assert found[0]["labels"] == pytest.approx(found[1]["labels"], abs=1e-5)
+    assert found[0]["labels"] != pytest.approx(found[2]["labels"], abs=1e-5)
 
 
 def test_prediction_names_the_most_probable_label_of_each_file(

@@ -90,6 +90,19 @@ def test_nothing_is_replaced_without_force(model: Path, file: Path, tmp_path: Pa
     assert out.read_bytes().startswith(b"bgpt")
 
 
+def test_what_is_read_is_not_replaced_even_with_force(
+    model: Path, file: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    for output in (file, link):
+        for word in ("compress", "decompress", "explain"):
+            said = refused(word, "--model", model, file, "-o", output, "--force")
+            assert said == f"{output}: is the very file that is read; name another to write to"
+        said = refused("score", "--model", model, file, "--plot", output, "--force")
+        assert said.startswith(f"{output}: is the very file that is read")
+
+
 def test_a_missing_folder_is_noticed_before_the_work_is_done(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "none" / "out"
     for name in ("compress", "decompress"):

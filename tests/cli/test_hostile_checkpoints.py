@@ -98,8 +98,16 @@ def add(content: Content) -> None:
     content["model"]["other"] = torch.zeros(3)
 
 
+def contain_itself(content: Content) -> None:
+    content["info"]["self"] = content["info"]
+
+
 def reshape(content: Content) -> None:
     content["model"][first(content)] = torch.zeros(3, 5)
+
+
+def turn(content: Content, into: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    content["model"][first(content)] = into(content["model"][first(content)])
 
 
 CHANGES: dict[str, Callable[[Content], object]] = {
@@ -110,6 +118,15 @@ CHANGES: dict[str, Callable[[Content], object]] = {
     "with a tensor too many": add,
     "with a wrong shape": reshape,
     "with a text for a tensor": lambda c: c["model"].update({first(c): "weights"}),
+    "with a tensor on no device": lambda c: turn(c, lambda weights: weights.to("meta")),
+    "with a tensor of no numbers": lambda c: turn(
+        c, lambda weights: torch.empty(weights.shape, dtype=torch.bits8)
+    ),
+    "with a tensor of tensors": lambda c: turn(
+        c, lambda weights: torch.nested.nested_tensor([weights, weights])
+    ),
+    "with what is no number": lambda c: turn(c, lambda weights: weights * torch.nan),
+    "with an endless history in its configuration": contain_itself,
     "with a wrong key in its configuration": lambda c: c["config"].update(patch_widht=3),
     "with a wrong size in its configuration": lambda c: c["config"].update(patch_layers=5),
 }
@@ -204,6 +221,14 @@ def test_what_was_cut_short_anywhere_is_refused(command: str, kind: str, place: 
     for size in CUTS:
         path.write_bytes(whole(kind)[:size])
         refused(command, path, place)
+
+
+@every_command
+def test_what_one_byte_was_damaged_of_is_refused(command: str, kind: str, place: Path) -> None:
+    path, data = place / "x.pt", bytearray(whole(kind))
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    refused(command, path, place)
 
 
 @every_command

@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,48 @@ def test_what_cannot_be_is_refused(folder: Path, start: Path, run: Path, tmp_pat
     )
     assert "already exists" in refused(*quick(folder, start, run, "--steps", 1))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_record_of_a_run_is_refused(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    whole = json.loads((run / "config.json").read_text())
+    for section, value in (
+        *(("task", []), ("dtype", 3), ("dtype", None), ("model", [])),
+        *(("data", {**whole["data"], "folder": wrong}) for wrong in (None, [], 3)),
+        *(("data", {**whole["data"], "extensions": wrong}) for wrong in (None, 3)),
+        ("data", {name: said for name, said in whole["data"].items() if name != "folder"}),
+    ):
+        (other / "config.json").write_text(json.dumps({**whole, section: value}))
+        assert refused("train", "files", "--out", other, "--resume") == (
+            f"{other / 'config.json'}: is damaged; restore it or start a new run"
+        )
+    (other / "config.json").write_text(json.dumps(whole))
+    with (other / "metrics.jsonl").open("ab") as metrics:
+        metrics.write(b'5\n{"step": "a"}\n\xff\xfe\n[]\n')
+    assert "bits per byte" in bgpt("train", "files", "--out", other, "--resume").stdout
+
+
+def test_kinds_of_any_name_can_be_drawn(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    for number in range(8):
+        for extension in (b"$^$", b"caf\xe9", b"txt"):
+            name = os.fsencode(data) + b"/f%d." % number + extension
+            Path(os.fsdecode(name)).write_bytes(b"%d some text" % number)
+    words = ["--preset", "tiny", "--steps", 1, "--no-compile", "--max-patches", 8]
+    bgpt("train", "files", "--data", data, "--out", out, *words)
+    assert (out / "training.png").stat().st_size > 1000
+
+
+def test_a_missing_package_is_said_before_there_is_a_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    out = tmp_path / "run"
+    words = ["--data", folder, "--preset", "tiny", "--steps", 1, "--out", out, "--tensorboard"]
+    assert "--tensorboard: the tensorboard package is missing" in refused("train", "files", *words)
+    assert not out.exists()
 
 
 def test_of_several_processes_only_the_first_speaks(
