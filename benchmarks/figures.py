@@ -38,22 +38,26 @@ def accuracy(result: dict[str, Any]) -> str:
     """The table of the shipped checkpoint."""
     checkpoint = result["checkpoint"]
     trained = checkpoint["trained"]
+    before = trained.get("task", {}).get("seconds_before", 0)
+    begun = f", begun from one of {before / 60:.0f} minutes," if before else " from scratch"
     lines = [
         f"{checkpoint['parameters'] / 1e6:.1f} M parameters, {checkpoint['bytes'] / 1e6:.1f} MB,"
-        f" trained from scratch by `bgpt train cpu --minutes {trained['training']['minutes']:g}`"
-        f" ({trained['step']:,} updates) on two CPU cores, seed {trained['training']['seed']}"
+        f" trained{begun} by `bgpt train cpu --minutes {trained['training']['minutes']:g}`"
+        f" ({trained['step']:,} updates) on CPU cores, seed {trained['training']['seed']}"
         " ([how](docs/experiments.md)).",
         "Programs of these tests could not have been drawn in training"
         f" (seed {result['seed']}, from another range); greedy decoding.",
         "",
-        "| programs | lengths | precision | exact programs | instructions right | bytes right |",
-        "|---|---|---|---|---|---|",
+        "| programs | lengths | begin with | precision | exact programs | instructions right |"
+        " bytes right |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in result["results"]:
         shortest, longest = row["lengths"]
         cells = (
             f"{row['programs']:,} {row['distribution']}",
             f"{shortest} to {longest}",
+            "zeros" if row.get("first_state") == "zeros" else "random bytes",
             row["dtype"],
             f"{row['exact_programs']:,}",
             percent(row["instruction_accuracy"]),

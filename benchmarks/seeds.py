@@ -64,7 +64,7 @@ def figures(run: Path) -> dict[str, Any]:
         "dtype": DTYPE,
         "test_seed": SEED,
         "programs": [
-            compare(distribution, count, 1, 255, DTYPE, model) for distribution, count in SETS
+            compare(distribution, count, 1, 255, DTYPE, model=model) for distribution, count in SETS
         ],
         "conformance": conformance(model),
         "evaluations": evaluations,

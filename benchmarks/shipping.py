@@ -1,8 +1,10 @@
 """Put the models of finished runs among the checkpoints that come with the package.
 
 python benchmarks/shipping.py runs/audio runs/text     writes bytemodel/weights/media-audio.pt, ...
+python benchmarks/shipping.py runs/cpu                 writes bytemodel/weights/cpu-small.pt
 
-Each replaces the one that shipped for its modality. What a run says of folders is left out.
+Each replaces the one that shipped for its modality, or the CPU. What a run says of folders is left
+out.
 """
 
 from __future__ import annotations
@@ -17,26 +19,31 @@ sys.path.insert(0, str(Path(__file__).parent))
 import report
 
 from bytemodel import checkpoint
+from bytemodel.cpu import shipped_checkpoint
+from bytemodel.cpu_data import learned_cpu
 from cpusim.errors import UserError
 from media import shipped
 
-_MOST_BYTES = 10_000_000
+_MOST_BYTES, _MOST_BYTES_OF_CPU = 10_000_000, 20_000_000
 
 
 def ship(run: Path) -> Path:
-    """Raises `UserError` if it is no finished run of a modality, or too large."""
+    """Raises `UserError` if it is no finished run of a modality or the CPU, or too large."""
     loaded = checkpoint.load(run / "model.pt")
     data = loaded.info.get("data", {})
-    if data.get("kind") != "media" or "convert" in data:
-        raise UserError(f"{run}: did not learn to write the files of a modality")
-    path = shipped.place_of(data["modality"])
+    if learned_cpu(loaded.info):
+        path, most = shipped_checkpoint(), _MOST_BYTES_OF_CPU
+    elif data.get("kind") == "media" and "convert" not in data:
+        path, most = shipped.place_of(data["modality"]), _MOST_BYTES
+    else:
+        raise UserError(f"{run}: did not learn to write the files of a modality, nor the CPU")
     made = path.with_suffix(".new")
     info = report.without_places(loaded.info)
     checkpoint.save(made, loaded.model, info=info, dtype=torch.bfloat16, force=True)
     size = made.stat().st_size
-    if size >= _MOST_BYTES:
+    if size >= most:
         made.unlink()
-        raise UserError(f"{run}: its model takes {size:,} bytes; less than {_MOST_BYTES:,} ship")
+        raise UserError(f"{run}: its model takes {size:,} bytes; less than {most:,} ship")
     return made.replace(path)
 
 

@@ -97,7 +97,8 @@ def _tell_if_wrong(recorded: Case, max_steps: int) -> None:
         )
 
 
-def _random(draw: Draw) -> Iterator[Subject]:
+def _random(draw: Draw, start: Callable[[bytes], bytes], words: Sequence[str]) -> Iterator[Subject]:
+    """Random programs; `start` changes the initial state, `words` are its options."""
     from cpusim.programs import generate
 
     programs = generate(
@@ -110,10 +111,9 @@ def _random(draw: Draw) -> Iterator[Subject]:
     )
     for offset in range(draw.count):
         number = draw.start + offset
-        case = Case(
-            f"random program {number}", programs.memories[offset], programs.states[offset][None]
-        )
-        yield Subject(case, ("--programs", "1", *_draw_words(draw, number)))
+        state = np.frombuffer(start(programs.states[offset].tobytes()), np.uint8)
+        case = Case(f"random program {number}", programs.memories[offset], state[None])
+        yield Subject(case, ("--programs", "1", *_draw_words(draw, number), *words))
 
 
 def _draw_words(draw: Draw, start: int) -> tuple[str, ...]:
@@ -274,26 +274,27 @@ def compare(
     if model is not None and against is not None:
         raise UserError("--model CKPT is short for --against model:CKPT; use one of them")
     first_state = start_words(acc, registers, random_state)
-    if first_state and not files:
-        raise UserError("--acc, --set and --random-state belong to a PROGRAM; name one")
+    if random_state is not None and not files:
+        raise UserError(
+            "--random-state belongs to a PROGRAM, so name one; others are random anyway"
+        )
     to_stdout = json_file == Path("-")
     _check_outputs([None if to_stdout else json_file, junit, html], force)
     # Reading the files comes first: a wrong name is refused before torch is loaded.
-    subjects = list(
-        _named(
-            files,
-            lambda state: start_state(state, acc, registers, random_state),
-            first_state,
-            max_steps,
-        )
-    )
+
+    def begin(state: bytes) -> bytes:
+        return start_state(state, acc, registers, random_state)
+
+    subjects = list(_named(files, begin, first_state, max_steps))
     truth = make_peer(reference, dtype)
     peer = candidate(model, against, dtype)
     brought = _brought(truth, peer)
     draw = None
     if count is not None or not (files or brought):
         draw = Draw(count or _PROGRAMS, start, seed, distribution, min_length, max_length)
-        subjects += _random(draw)
+        subjects += _random(draw, begin, first_state)
+    elif first_state and not files:
+        raise UserError("--acc and --set would change what the recording did; leave them out")
     elif not files:
         subjects = brought
 
