@@ -205,7 +205,10 @@ class Conversion:
         by_stem: dict[str, dict[str, Item]] = {}
         for item in items:
             stem = item.name[: len(item.name) - len(item.extension)]
-            by_stem.setdefault(stem, {}).setdefault(item.extension, item)
+            found = by_stem.setdefault(stem, {})
+            if item.extension in found:
+                skip("of the same name as another", item.name)
+            found.setdefault(item.extension, item)
         for found in by_stem.values():
             if len(found) < 2:
                 skip("without a partner", next(iter(found.values())).name)

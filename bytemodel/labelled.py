@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -171,6 +172,9 @@ class LabelledSource:
                 f"{folder}: leaves nothing of its {len(files)} files to {side}, since {why};"
                 " add files"
             )
+        self.note: Callable[[str], None] = lambda _sentence: None
+        """Told of each file that could not be read while training went on."""
+        self._gone: set[Path] = set()
         self._digest = hashlib.sha256(
             b"".join(file.digest + file.label.encode(errors="surrogateescape") for file in files)
         ).hexdigest()
@@ -191,9 +195,12 @@ class LabelledSource:
         return self.validation is not self.held_out
 
     def _size(self, file: LabelledFile) -> int:
-        """The patches that are read of a file."""
-        patches = -(-file.path.stat().st_size // self.config.patch_size) + 2
-        return min(patches, self.config.max_patches)
+        """The patches that are read of a file; of one that has vanished, what an empty one has."""
+        try:
+            size = file.path.stat().st_size
+        except OSError:
+            size = 0
+        return min(-(-size // self.config.patch_size) + 2, self.config.max_patches)
 
     def _pool(self, number: int) -> list[list[int]]:
         """The files of each of `_POOL` steps in a row: those of like length in one step."""
@@ -247,14 +254,29 @@ class LabelledSource:
     def _collate(
         self, files: Sequence[LabelledFile], length: int, rng: np.random.Generator | None
     ) -> LabelledBatch:
-        patches = np.full((len(files), length, self.config.patch_size), PAD, np.int64)
-        lengths = []
-        for row, file in zip(patches, files, strict=True):
-            read = self._window(file, length, rng)
+        """Files that can no longer be read are left out; in training others of the batch take their
+        places, so that its shape stays. Raises `UserError` if none is left."""
+        there = []
+        for file in files:
+            try:
+                there.append((file, self._window(file, length, rng)))
+            except UserError as error:
+                self._leave_out(file, error)
+        if not there:
+            raise UserError(f"{self.folder}: none of the files that come next can be read any more")
+        rows = len(there) if rng is None else len(files)
+        patches = np.full((rows, length, self.config.patch_size), PAD, np.int64)
+        lengths, labels = [], []
+        for row, (file, read) in zip(patches, cycle(there), strict=False):
             row[: len(read)] = read
             lengths.append(len(read))
-        labels = [self.labels.index(file.label) for file in files]
+            labels.append(self.labels.index(file.label))
         return LabelledBatch(torch.from_numpy(patches), torch.tensor(lengths), torch.tensor(labels))
+
+    def _leave_out(self, file: LabelledFile, error: UserError) -> None:
+        if file.path not in self._gone:
+            self._gone.add(file.path)
+            self.note(f"{error}; it is left out")
 
     def _window(self, file: LabelledFile, longest: int, rng: np.random.Generator | None) -> Patches:
         patches = file_patches(read_bytes(file.path), file.path.suffix, self.config.patch_size)

@@ -213,6 +213,7 @@ def train(
         Column("files/s", 8, speed_text("files_per_second")),
     )
     with listener_for(heading, columns) as listener:
+        source.note = listener.note
         outcome = run_training(
             out,
             config,

@@ -292,6 +292,27 @@ def test_batches_are_a_function_of_the_step_and_visit_each_file_once_an_epoch(
     assert sorted(held_out) == sorted(source.labels.index(f.label) for f in source.held_out)
 
 
+def test_files_that_vanish_while_they_are_learned_are_left_out_with_a_note(tmp_path: Path) -> None:
+    source = LabelledSource(write_files(tmp_path / "a", 40), SMALLEST, seed=1)
+    notes: list[str] = []
+    source.note = notes.append
+    whole = [source.batch(step).patches_BPS.shape for step in range(8)]
+    evaluated = sum(batch.size for batch in source.evaluation())
+    gone = [*source.training[::2], source.validation[0]]
+    for file in gone:
+        file.path.unlink()
+    for _ in range(2):
+        assert [source.batch(step).patches_BPS.shape for step in range(8)] == whole
+        assert sum(batch.size for batch in source.evaluation()) == evaluated - 1
+    assert sorted(notes) == sorted(
+        f"{file.path}: no such file; check the name; it is left out" for file in gone
+    )
+    for file in source.training[1::2]:
+        file.path.unlink()
+    with pytest.raises(UserError, match="none of the files that come next can be read any more"):
+        source.batch(0)
+
+
 def test_files_of_like_length_come_together_and_each_still_comes_once_an_epoch(
     tmp_path: Path,
 ) -> None:

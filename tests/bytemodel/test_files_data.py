@@ -389,6 +389,7 @@ def test_a_folder_with_train_alone_is_like_any_other(tmp_path: Path) -> None:
 
 def test_conversions_are_pairs_by_name_and_the_rest_is_counted(tmp_path: Path) -> None:
     names = ["a.abc", "a.mid", "b/c.ABC", "b/c.Mid", "b/d.abc", "x.mid", "y.mid", "a.txt"]
+    names += ["b/c.abc"]
     write(tmp_path, {name: name.encode() for name in names})
     skipped = Skipped()
     both = Conversion.parse("abc&mid", SIZE)
@@ -404,7 +405,8 @@ def test_conversions_are_pairs_by_name_and_the_rest_is_counted(tmp_path: Path) -
         ("c.Mid", "c.ABC", "mid"),
     ]
     assert list(skipped.sentences()) == [
-        f"left out, without a partner: {tmp_path}/b/d.abc and 2 more"
+        f"left out, of the same name as another: {tmp_path}/b/c.abc",
+        f"left out, without a partner: {tmp_path}/b/d.abc and 2 more",
     ]
     one = Conversion.parse(" .abc -> mid ", SIZE)
     assert str(one) == "abc->mid"
