@@ -296,13 +296,13 @@ def test_files_that_vanish_while_they_are_learned_are_left_out_with_a_note(tmp_p
     source = LabelledSource(write_files(tmp_path / "a", 40), SMALLEST, seed=1)
     notes: list[str] = []
     source.note = notes.append
-    whole = [source.batch(step).patches_BPS.shape for step in range(8)]
+    whole = [source.batch(step).patches_BPS.shape for step in range(16)]
     evaluated = sum(batch.size for batch in source.evaluation())
     gone = [*source.training[::2], source.validation[0]]
     for file in gone:
         file.path.unlink()
     for _ in range(2):
-        assert [source.batch(step).patches_BPS.shape for step in range(8)] == whole
+        assert [source.batch(step).patches_BPS.shape for step in range(16)] == whole
         assert sum(batch.size for batch in source.evaluation()) == evaluated - 1
     assert sorted(notes) == sorted(
         f"{file.path}: no such file; check the name; it is left out" for file in gone
