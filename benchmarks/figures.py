@@ -6,11 +6,13 @@ python benchmarks/figures.py --check  exits with 1 if README.md says something e
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+WEIGHTS = Path(__file__).parent.parent / "bytemodel" / "weights"
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 BEGIN = "<!-- figures: written by benchmarks/figures.py from benchmarks/results/*.json -->\n"
@@ -26,7 +28,20 @@ def where(result: dict[str, Any]) -> str:
     """Machine and commit of a result, for the line below its table."""
     machine = result["environment"]
     kind = "with AMX" if machine["amx"] else "without AMX"
-    return f"{machine['cpu']}, {machine['cores']} cores, {kind}, commit {machine['commit']}"
+    place = f"{machine['cpu']}, {machine['cores']} cores, {kind}, commit {machine['commit']}"
+    return place + (f", {_BEFORE}" if _older(result) else "")
+
+
+_BEFORE = "with the checkpoint that shipped before this one"
+
+
+def _older(result: dict[str, Any]) -> bool:
+    """Whether what was measured is a checkpoint for the CPU that no longer ships."""
+    checkpoint = result.get("checkpoint") or {}
+    if "sha256" not in checkpoint:
+        return False
+    shipped = (WEIGHTS / checkpoint["file"]).read_bytes()
+    return bool(hashlib.sha256(shipped).hexdigest() != checkpoint["sha256"])
 
 
 def measured_on(results: list[dict[str, Any]]) -> str:
@@ -142,7 +157,7 @@ def verification(checked: dict[str, Any]) -> str:
         f" {alone['ratio']:g} times faster than cached rollout program by program"
         f" ({alone['states_per_second']:,.0f} states/s), {together['ratio']:g} times than 64"
         f" programs side by side ({together['states_per_second']:,.0f} states/s);"
-        f" {same:,} of {asked:,} verdicts the same |"
+        f" {same:,} of {asked:,} verdicts the same{f'; {_BEFORE}' if _older(checked) else ''} |"
     )
 
 

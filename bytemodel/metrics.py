@@ -64,8 +64,9 @@ def _plot_family(axes: Axes, family: str, names: list[str], records: list[dict[s
             label=label.encode(errors="backslashreplace").decode(),
         )
     shares = [share for every in wrong.values() for share in every if share > 0]
-    axes.set_yscale("log", nonpositive="clip")
     axes.set(ylabel=f"share wrong, by {family}", ylim=(min([*shares, 0.01]) / 1.5, 1.6))
+    if shares:  # a scale without a single value is warned of
+        axes.set_yscale("log", nonpositive="clip")
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     for text in axes.legend(loc="lower left", fontsize=8).get_texts():
         text.set_parse_math(False)
