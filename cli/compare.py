@@ -25,6 +25,7 @@ from cli.options import (
     cpu_model_option,
     distribution_option,
     dtype_option,
+    file_word,
     length_options,
     max_steps_option,
     seed_option,
@@ -81,7 +82,7 @@ def _named(
         state = np.frombuffer(start(program.state), np.uint8)
         if program.trace is not None:
             _tell_if_wrong(recording(str(file), program.trace), max_steps)
-        yield Subject(Case(str(file), memory, state[None]), (str(file), *words))
+        yield Subject(Case(str(file), memory, state[None]), (file_word(file), *words))
 
 
 def _tell_if_wrong(recorded: Case, max_steps: int) -> None:
@@ -424,7 +425,7 @@ def _same_again(
     from_step: int,
 ) -> list[str]:
     """The command that makes the same comparison, without its outputs."""
-    words = ["cpusim", "compare", *map(str, files), *first_state]
+    words = ["cpusim", "compare", *map(file_word, files), *first_state]
     if draw is not None:
         words += ["--programs", str(draw.count), *_draw_words(draw, draw.start)]
     words += [word for option in options for word in option]

@@ -180,6 +180,12 @@ def _refuse(json_file: Path | None, plots: Path | None, force: bool) -> None:
         there = next(folder for folder in (plots, *plots.parents) if folder.exists())
         if not there.is_dir():
             raise UserError(f"{there}: is a file where a folder is expected; name another")
+        if json_file is not None and json_file.absolute() in (
+            plots.absolute(),
+            *plots.absolute().parents,
+        ):
+            raise UserError(f"{json_file}: is named as a file and as a folder of heat maps")
+        refuse_unwritable(there / heatmaps.OVERVIEW, force=force)
         for name in heatmaps.file_names():
             refuse_existing(plots / name, force=force)
 

@@ -15,7 +15,15 @@ from rich.text import Text
 
 from cli import render
 from cli.group import Interrupted
-from cli.options import FILE, cpu_model_option, dtype_option, json_option, seed_option, start_words
+from cli.options import (
+    FILE,
+    cpu_model_option,
+    dtype_option,
+    file_word,
+    json_option,
+    seed_option,
+    start_words,
+)
 from cli.peers import candidate
 from cpusim.corpus import ASSEMBLY_SUFFIX, open_corpus
 from cpusim.errors import UserError
@@ -119,8 +127,8 @@ def fuzz(
         here = [] if failure.free_running else ["--from-step", str(failure.step)]
         trace = path.with_suffix(".bin")
         return [
-            shlex.join(["cpusim", "compare", str(path), *start, *options, *here]),
-            shlex.join(["cpusim", "compare", str(trace), *options, *here]),
+            shlex.join(["cpusim", "compare", file_word(path), *start, *options, *here]),
+            shlex.join(["cpusim", "compare", file_word(trace), *options, *here]),
         ]
 
     from cpusim.fuzz import fuzz as run_fuzzing

@@ -308,6 +308,12 @@ start_options = _together(
 """The options that `start_state` takes."""
 
 
+def file_word(path: Path) -> str:
+    """A file's name as it stands on a command line, where a `-` in front would mean an option."""
+    name = str(path)
+    return f"./{name}" if name.startswith("-") else name
+
+
 def start_state(
     state: bytes, acc: int | None, registers: dict[str, int], random_state: int | None
 ) -> bytes:

@@ -334,6 +334,16 @@ def test_the_initial_state_can_be_set_and_is_part_of_the_replay(
     assert told.startswith("--random-state belongs to a PROGRAM, so name one")
 
 
+def test_a_name_that_looks_like_an_option_can_be_replayed(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-my.s").write_text("INC\nHLT")
+    difference = figures("./-my.s", "--model", model, code=1)["first_difference"]
+    assert "compare ./-my.s " in difference["replay"]
+    assert same_after_replay(difference)["program"] == difference["program"]
+
+
 def test_random_programs_can_begin_with_what_is_set(tmp_path: Path, model: Path) -> None:
     words = ["--programs", 2, "--start", 5, "--acc", 0, "--set", "A=1,B=0"]
     lines = cpusim(*words, "--model", model, code=1).stdout.splitlines()

@@ -267,6 +267,11 @@ def test_a_recording_of_other_programs_is_refused() -> None:
         (["--against", "oracle", "--sample", "0"], "--sample"),
         (["--against", "oracle", "--json", "no/where.json"], "the folder no does not exist"),
         (["--against", "oracle", "--plots", "file"], "file: is a file where a folder is expected"),
+        (
+            ["--against", "oracle", "--plots", "x/maps", "--json", "x"],
+            "x: is named as a file and as a folder of heat maps",
+        ),
+        (["--against", "oracle", "--plots", "/proc/maps"], "/proc/overview.png: cannot be written"),
         (["--against", "oracle", "--plots", "file/a/b"], "file: is a file where a folder is"),
         (["--against", "oracle", "--json", "file"], "file: already exists; use --force"),
         (["--export", "file"], "file: already exists; use --force"),
