@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,16 @@ def test_fine_tuning_says_whether_the_checkpoint_knew_such_files() -> None:
     lines = figures().fine_tuning([result, given]).splitlines()
     assert lines[4] == "| prompts | digits, 66 | 20 minutes | 3.000 | 2.500 | 2.000 |"
     assert lines[5].startswith("| a given checkpoint, of such training files too | digits, 66 |")
+
+
+def test_figures_of_a_checkpoint_that_no_longer_ships_say_so() -> None:
+    machine = {"cpu": "X", "cores": 2, "amx": True, "commit": "abc"}
+    weights = figures().WEIGHTS / "cpu-small.pt"
+    for sha256, older in (
+        ("0" * 64, True),
+        (hashlib.sha256(weights.read_bytes()).hexdigest(), False),
+    ):
+        checkpoint = {"file": weights.name, "sha256": sha256}
+        told = figures().where({"environment": machine, "checkpoint": checkpoint})
+        assert told.endswith("with the checkpoint that shipped before this one") == older
+    assert figures().where({"environment": machine, "checkpoint": None}).endswith("commit abc")
