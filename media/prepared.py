@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import cpusim
-from bytemodel.folder import given_split
 from cpusim import files
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
@@ -233,6 +232,8 @@ def from_files(
 
 def _given_sides(folder: Path) -> dict[str, Side]:
     """The side of each folder in `folder`, if their names say that it is split already."""
+    from bytemodel.folder import given_split
+
     given = given_split(folder)
     if given is None:
         return {}

@@ -68,8 +68,8 @@ def test_operands_stay_spread_over_all_bytes_to_the_end() -> None:
     binary = records[(records[..., IR] == 16) & (records[..., IR + 3] > 0)]
     a = binary[np.arange(len(binary)), 5 + binary[:, IR + 1].astype(int)]
     inner = np.bincount(a, minlength=256)[2:255]
-    # One in four may be of the edge values; the others are alike.
-    assert (a < 2).mean() + (a == 255).mean() < 0.35
+    # Fifteen in a hundred begin with zeros; of the others one in four may be of the edge values.
+    assert (a < 2).mean() + (a == 255).mean() < 0.15 + 0.85 * 0.35
     assert (inner > 0).mean() > 0.95
 
 

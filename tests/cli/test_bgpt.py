@@ -139,7 +139,7 @@ def test_training_goes_on_from_the_weights_of_a_checkpoint(
     assert any(not torch.equal(after[name], before[name]) for name in before)
     config = read_config(out)
     assert config["training"]["matrix_lr"] == FINE_TUNING["matrix_lr"]
-    assert [stage["first"] for stage in config["data"]["curriculum"]] == [0, 0]
+    assert [stage["first"] for stage in config["data"]["curriculum"]] == [0, 0, 0]
     assert config["task"]["start"] == checkpoint.fingerprint(
         checkpoint.load(finished / "model.pt").model
     )
