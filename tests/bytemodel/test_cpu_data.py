@@ -150,9 +150,10 @@ def test_what_was_computed_wrongly_is_drawn_again() -> None:
     assert same(other.batch(drills_at), again)
 
 
-def test_no_program_is_drawn_twice() -> None:
+def test_no_program_of_eight_instructions_or_more_is_drawn_twice() -> None:
+    # Of shorter ones that begin with zeros there are few.
     source = GeneratedTraces(seed=0)
-    drawn = [instances(source.batch(step)) for step in range(30)]
+    drawn = [instances(source.batch(step)) for step in range(260, 290)]
     assert len(set.union(*drawn)) == sum(map(len, drawn))
 
 
