@@ -83,22 +83,8 @@ def sequence_of(trace: Trace) -> Patches:
     return trace_patches(np.frombuffer(trace.memory, np.uint8), trace.records)
 
 
-def program_batch(
-    *, count: int, distribution: Distribution, seed: int, start: int, lengths: tuple[int, int]
-) -> list[Patches]:
-    """The traces of `count` random programs as sequences."""
-    programs = generate(
-        count,
-        distribution=distribution,
-        seed=seed,
-        start=start,
-        min_length=lengths[0],
-        max_length=lengths[1],
-    )
-    return _run(programs.memories, programs.states)
-
-
 def _run(memories: npt.NDArray[np.uint8], states: npt.NDArray[np.uint8]) -> list[Patches]:
+    """The traces of programs as sequences."""
     batch = run_batch(memories, states)
     return [
         trace_patches(memory, batch.records[first:last])
@@ -450,18 +436,20 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def evaluation_batches(programs: int, *, batch: int = 8) -> list[Batch]:
+def evaluation_batches(count: int, *, batch: int = 8) -> list[Batch]:
     """Half published, half uniform programs of 1 to 255 instructions, every state a target."""
     batches = []
     distributions: tuple[Distribution, ...] = ("published", "uniform")
     for distribution in distributions:
-        for start in range(0, programs // 2, batch):
-            sequences = program_batch(
-                count=min(batch, programs // 2 - start),
+        for start in range(0, count // 2, batch):
+            programs = generate(
+                min(batch, count // 2 - start),
                 distribution=distribution,
                 seed=_EVALUATION_SEEDS,
                 start=start,
-                lengths=(1, SLOTS - 1),
+                min_length=1,
+                max_length=SLOTS - 1,
             )
+            sequences = _run(programs.memories, programs.states)
             batches.append(collate(sequences, FIRST_STATE + 1))
     return batches
