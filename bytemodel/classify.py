@@ -21,7 +21,7 @@ from bytemodel.metrics import read_metrics
 from bytemodel.model import ByteModel
 from bytemodel.train import FINE_TUNING, Task, TrainConfig
 from cpusim.errors import UserError, nearest
-from cpusim.files import atomic_write, read_bytes
+from cpusim.files import atomic_write, printable_name, read_bytes
 
 _SCHEDULE = {"warmup_steps": 20, "evaluate_every": 200}
 _RATES = {"matrix_lr": 3e-3, "other_lr": 3e-3}
@@ -182,7 +182,7 @@ def plot(run: Path) -> None:
         upper.plot(steps, [record["loss"] for record in chosen], label=kind, **style)
         lower.plot(steps, [100 * record["accuracy"] for record in chosen], label=kind, **style)
     upper.set(ylabel="cross-entropy, nats a file")
-    upper.set_title(run.name.encode(errors="backslashreplace").decode(), parse_math=False)
+    upper.set_title(printable_name(run.name), parse_math=False)
     upper.set_ylim(bottom=0)
     lower.set(xlabel="step", ylabel="files with the right label, %", ylim=(-2, 102))
     for axes in (upper, lower):

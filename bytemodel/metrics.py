@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpusim.files import atomic_write
+from cpusim.files import atomic_write, printable_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def _plot_family(axes: Axes, family: str, names: list[str], records: list[dict[s
             marker="o",
             markersize=3,
             linewidth=1,
-            label=label.encode(errors="backslashreplace").decode(),
+            label=printable_name(label),
         )
     shares = [share for every in wrong.values() for share in every if share > 0]
     axes.set(ylabel=f"share wrong, by {family}", ylim=(min([*shares, 0.01]) / 1.5, 1.6))
@@ -109,7 +109,7 @@ def plot(run: Path) -> None:
     lower.set(ylabel="share wrong", ylim=(min(0.1, least) / 1.5, 1.6))
     lower.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     # A folder's name is no formula, and may be bytes that are no text.
-    upper.set_title(run.name.encode(errors="backslashreplace").decode(), parse_math=False)
+    upper.set_title(printable_name(run.name), parse_math=False)
     upper.set(ylabel="bits per byte", yscale="log")
     if upper.has_data():
         least, most = upper.dataLim.minposy, upper.dataLim.y1

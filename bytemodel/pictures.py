@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bytemodel.score import Score, mean_by_position
-from cpusim.files import atomic_write
+from cpusim.files import atomic_write, printable_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -268,7 +268,7 @@ def _write_bytes(
 
 def _plain(text: str, longest: int) -> str:
     """A file name or a label as a picture can show it."""
-    text = text.encode(errors="backslashreplace").decode()
+    text = printable_name(text)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from bytemodel.diagnose import Diagnosis, ImpossibleRecord, Suspect
 from cli import render
 from cpusim.assembler import disassemble_word
+from cpusim.files import printable_name
 from cpusim.isa import FIELDS
 from cpusim.lockstep import END_TOKEN, FETCH, RESULT_FIELDS
 
@@ -232,6 +233,5 @@ def plot(diagnosis: Diagnosis) -> Figure:
 
 
 def _title(diagnosis: Diagnosis) -> str:
-    # A file name holds any bytes at all; fonts do not.
-    name = diagnosis.case.name.encode(errors="backslashreplace").decode()
+    name = printable_name(diagnosis.case.name)
     return f"{name}: {diagnosis.suspects[0].in_words if diagnosis.faulty else 'healthy'}"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpusim.conformance import BINARY_FORMS, FORMS, PLACES, WRONG_FETCH, WRONG_RESULT, Report
-from cpusim.files import atomic_write
+from cpusim.files import atomic_write, printable_name
 from cpusim.isa import ISA, SLOTS, variant_name
 from cpusim.lockstep import FETCH
 
@@ -48,8 +48,7 @@ def draw(
 ) -> None:
     """Write all pictures; `title`: what was checked. Raises `UserError` like `atomic_write`."""
     folder.mkdir(parents=True, exist_ok=True)
-    # It names a file, which may hold any bytes at all; fonts do not.
-    title = title.encode(errors="backslashreplace").decode()
+    title = printable_name(title)
     names = file_names()
     for done, (name, figure) in enumerate(zip(names, _figures(report, title), strict=True)):
         progress(done, len(names))

@@ -22,6 +22,11 @@ _LONGEST = 200
 """Bytes of a name that a temporary one repeats."""
 
 
+def printable_name(name: str) -> str:
+    """A file name in letters that fonts may have: it holds any bytes at all."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
     """The whole file. Raises `UserError` if it cannot be read.
 
@@ -131,14 +136,15 @@ def refuse_folder(path: Path, *, markers: Collection[str], what: str, force: boo
         return
     if not path.is_dir():
         raise UserError(f"{path}: is a file where a folder is to be made; name another")
-    if not _holds(path, markers):
+    if not holds(path, markers):
         raise UserError(f"{path}: holds something other than {what}; name another folder")
     if not force:
         raise UserError(f"{path}: already exists; use --force to replace it")
 
 
-def _holds(path: Path, markers: Collection[str]) -> bool:
-    return all((path / name).exists() for name in markers)
+def holds(path: Path, markers: Collection[str]) -> bool:
+    """Whether a folder has entries of all these names; not, where one may not look."""
+    return all(os.path.exists(path / name) for name in markers)  # noqa: PTH110
 
 
 @contextlib.contextmanager
@@ -162,7 +168,7 @@ def atomic_folder(
         mask = os.umask(0)
         os.umask(mask)
         staging.chmod(0o777 & ~mask)
-        if path.exists() and not (shared and _holds(path, markers)):
+        if path.exists() and not (shared and holds(path, markers)):
             # What was there goes only now that the new folder is whole.
             path.rename(before)
         try:
@@ -172,7 +178,7 @@ def atomic_folder(
                 before.rename(path)
             raise
     except OSError as error:
-        if not (shared and _holds(path, markers)):
+        if not (shared and holds(path, markers)):
             raise UserError(f"{path}: cannot be written ({describe_os_error(error)})") from None
     finally:
         for rest in (staging, before):

@@ -73,8 +73,7 @@ def place_of(modality: Modality) -> Path:
 
 def is_prepared(folder: Path) -> bool:
     """Whether there is a set in the folder, or what is left of one; others have a manifest too."""
-    # Unlike Path.exists, this is no error where one may not look.
-    return all(os.path.exists(folder / name) for name in _MARKERS)  # noqa: PTH110
+    return files.holds(folder, _MARKERS)
 
 
 def read(folder: Path) -> Prepared:
@@ -234,13 +233,9 @@ def _given_sides(folder: Path) -> dict[str, Side]:
     """The side of each folder in `folder`, if their names say that it is split already."""
     from bytemodel.folder import given_split
 
-    given = given_split(folder)
-    if given is None:
-        return {}
-    sides: dict[str, Side] = {given.test.name: "test", given.train.name: "train"}
-    if given.validation != given.test or given.test.name != "test":
-        sides[given.validation.name] = "validation"
-    return sides
+    # Whatever is neither of these two is called one of several names for validation.
+    named: dict[str, Side] = {"train": "train", "test": "test"}
+    return {part.name: named.get(part.name, "validation") for part in given_split(folder) or ()}
 
 
 def user_files(folder: Path) -> list[Path]:
