@@ -9,7 +9,8 @@ python benchmarks/classification.py --tiny          see that it runs; writes not
 language of a prompt, no prompt being on two sides; as each language has mostly one speaker, it is
 also the voice. The classifier is that of `bgpt classify train`, with the same code and
 hyperparameters for every task, begun from the checkpoint and from random weights of the same shape,
-for the same time or number of steps. It learns from train, keeps what does best on validation, and
+for the same time or number of steps; --start measures one beginning alone and keeps what the result
+holds of others. It learns from train, keeps what does best on validation, and
 is judged once, on test. Beside it stands what a linear model makes of the features that one would
 choose knowing what the files are: TF-IDF of words, pixels, log spectra.
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 import tempfile
 import time
@@ -56,6 +58,7 @@ class Goal(NamedTuple):
     baseline: str
 
 
+CHECKPOINT, RANDOM = STARTS = "generative checkpoint", "random weights"
 TASKS = {
     "image": Goal("10 kinds of clothes", 0.90, "pixels, logistic regression"),
     "reuters": Goal("8 topics", 0.97, "TF-IDF of words, linear SVM"),
@@ -125,8 +128,10 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     source = LabelledSource(data, config, seed=0)
     dtype = pick_dtype(options.dtype, device)
     rows = []
-    beginnings = {} if start is None else {"generative checkpoint": start.model}
-    for name, model in (*beginnings.items(), ("random weights", None)):
+    beginnings = {} if start is None else {CHECKPOINT: start.model}
+    for name, model in (*beginnings.items(), (RANDOM, None)):
+        if options.start not in (None, name):
+            continue
         began = time.monotonic()
         training = training_config(
             fine_tuning=model is not None, validates=source.validates, **learning.budget(options)
@@ -144,6 +149,9 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
                 steps=outcome.step,
                 kept_step=outcome.model_step,
                 epochs=round(outcome.step * BATCH / len(source.training), 2),
+                budget=learning.budget(options),
+                device=report.device_name(device),
+                dtype=str(dtype).removeprefix("torch."),
                 training=training.to_dict(),
             )
         )
@@ -170,23 +178,35 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
             "seconds_of_training": start.info.get("seconds"),
         },
         "model": config.to_dict(),
-        "budget": learning.budget(options),
-        "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
         "rows": rows,
     }
+
+
+def beside_others(name: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures, with the rows of beginnings that only a former result on these files has."""
+    try:
+        before = json.loads((report.RESULTS / f"{name}.json").read_text())
+    except OSError:
+        return figures
+    measured = {row["start"]: row for row in figures["rows"]}
+    if (before["set"], before["files"]) == (figures["set"], figures["files"]):
+        measured = {row["start"]: row for row in before["rows"]} | measured
+    known = [name for name in (*STARTS, *measured) if name in measured]
+    return {**figures, "rows": [measured[name] for name in dict.fromkeys(known)]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     learning.add_options(parser, list(TASKS))
+    parser.add_argument("--start", choices=STARTS, help="train from this alone; default: from both")
     options = parser.parse_args()
     learning.settle(parser, options)
     for task in [options.task] if options.task else TASKS:
         with tempfile.TemporaryDirectory() as folder:
             figures = measure(task, options, Path(folder))
         if not options.tiny:
-            print(report.write(f"classification_{task}", figures))
+            name = f"classification_{task}"
+            print(report.write(name, beside_others(name, figures)))
 
 
 if __name__ == "__main__":

@@ -280,9 +280,10 @@ def training_step(result: dict[str, Any]) -> str:
 
 
 def budget(result: dict[str, Any]) -> str:
-    """How long each training of a result was."""
-    given = result["budget"]
-    return f"{given['steps']:,} steps" if "steps" in given else f"{given['minutes']:g} minutes"
+    """How long each training of a result was, and where, unless it was on CPU cores."""
+    given, device = result["budget"], result.get("device", "cpu")
+    length = f"{given['steps']:,} steps" if "steps" in given else f"{given['minutes']:g} minutes"
+    return length + ("" if device == "cpu" else f" on {device}")
 
 
 def compressors(results: list[dict[str, Any]]) -> str:
@@ -322,7 +323,7 @@ def classification(results: list[dict[str, Any]]) -> str:
     """The table of files told apart."""
     lines = [
         "Files told apart by `bgpt classify train`, on test files: begun from a generative"
-        " checkpoint, from random weights of the same shape with the same budget, and by a linear"
+        " checkpoint, from random weights of the same shape, and by a linear"
         f" model; {results[0]['statement']}.",
         "",
         "| files | test files | goal | begun from | accuracy | macro-F1 |",
@@ -334,7 +335,7 @@ def classification(results: list[dict[str, Any]]) -> str:
                 f"{result['task']}: {result['what']}",
                 f"{result['files']['test']:,}",
                 percent(result["goal"]),
-                row["start"] + (f", {budget(result)}" if "steps" in row else ""),
+                row["start"] + (f", {budget(row)}" if "steps" in row else ""),
                 percent(row["accuracy"]),
                 f"{row['macro_f1']:.4f}",
             )
