@@ -1,7 +1,8 @@
 """Sound: one second, 8 bits, one channel, 8,000 samples a second, as WAV, 8,044 bytes.
 
 Default: the prompts that people recorded for the Asterisk telephone exchange in five languages.
-What was said, in whichever language, stands on one side of the split.
+What was said, in whichever language, stands on one side of the split, and so does what was cut
+out of the same recording.
 """
 
 from __future__ import annotations
@@ -31,6 +32,14 @@ _SHORTEST = RATE // 8
 """A rest of fewer samples than this, behind the last whole second, is dropped."""
 _MIDDLE = 128
 """The sample of silence."""
+_RUN = 64
+"""Samples in a row by which pieces of one recording know each other."""
+_RUNS = 256
+"""One of so many runs is looked at: which it is depends on its samples alone."""
+_LOUD = 16
+"""Runs whose samples lie closer together than this may be alike by chance."""
+_FACTOR = 6364136223846793005
+"""Of the polynomial, modulo 2^64, that a run's hash is; Knuth's MMIX."""
 _HEADER = 44
 """Bytes of a WAV file before its samples."""
 _FORM = struct.pack("<8sIHHIIHH4s", b"WAVEfmt ", 16, 1, 1, RATE, RATE, 1, 8, b"data")
@@ -60,7 +69,7 @@ class Audio:
     sample: Path = Path(__file__).parent / "samples" / "audio"
     sample_source: str = "digits and letters of Asterisk's prompts"
     sample_licence: str = "en, es, fr: CC-BY-SA 3.0; it, ru: CC-BY 3.0"
-    recipe: int = 1
+    recipe: int = 2
 
     def items(self, folder: Path, progress: Progress) -> Iterator[Item | LeftOut]:
         """Clips of the prompts, `sounds/VOICE/PROMPT.wav`; a voice begins with its language."""
@@ -120,12 +129,26 @@ def _clips(samples: Samples, stem: str, key: str) -> Iterator[Item | None]:
             continue
         whole = np.zeros(RATE, np.float32)
         whole[: len(second)] = second
-        yield Item(f"{stem}-{number:03d}.wav", _wav(whole), (key,))
+        values = np.clip(np.floor(whole * _MIDDLE + 0.5) + _MIDDLE, 0, 255).astype(np.uint8)
+        yield Item(f"{stem}-{number:03d}.wav", _wav(values), (key, *_sounds(values)))
 
 
-def _wav(samples: Samples) -> bytes:
-    """Samples from -1 to 1 as 8-bit WAV."""
-    values = np.clip(np.floor(samples * _MIDDLE + 0.5) + _MIDDLE, 0, 255).astype(np.uint8)
+def _sounds(values: npt.NDArray[np.uint8]) -> list[str]:
+    """Some runs of samples, the same ones wherever they stand: one recording may be a part of
+    another, or have two names."""
+    runs = np.lib.stride_tricks.sliding_window_view(values.astype(np.uint64), _RUN)
+    # Sums in place of a matrix product, which numpy would do bit by bit for whole numbers.
+    hashes = np.zeros(len(runs), np.uint64)
+    for place in range(_RUN):
+        hashes = hashes * np.uint64(_FACTOR) + runs[:, place]
+    # The lowest bits depend on the last few samples alone.
+    chosen = np.flatnonzero((hashes >> np.uint64(32)) % np.uint64(_RUNS) == 0)
+    loud = [place for place in chosen if np.ptp(runs[place]) >= _LOUD]
+    return sorted({f"sound {hashes[place]:016x}" for place in loud})
+
+
+def _wav(values: npt.NDArray[np.uint8]) -> bytes:
+    """Samples of 8 bits as WAV."""
     out = io.BytesIO()
     with wave.open(out, "wb") as file:
         file.setnchannels(1)

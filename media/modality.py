@@ -39,7 +39,7 @@ class Item(NamedTuple):
     `name`: the file's name, with its extension, unlike any other's of the set. A name such as
     `en_digits-1.wav` carries a label before its first `_`, as `bgpt classify` reads it.
     `data`: the very bytes that are learned.
-    `keys`: what the item is: its title, its opening, what was said. Items that share a key, or
+    `keys`: what the item is: its title, its melody, what was said. Items that share a key, or
     their whole content, are the same thing in two forms and stand on one side of the split, and
     so do those that are linked by others.
     `side`: where the item must stand, if the source has a split of its own. Of linked items that

@@ -17,13 +17,22 @@ from pathlib import Path
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from media import abcmidi
+from media.abctext import PITCH, pitch_place
 from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
 from media.notes import LONGEST_DELTA, Unreadable, tune_of
 from media.text import TEXT, decode
 
 _FIELD = re.compile(r"^[A-Za-z+]:")
-_OPENING = 16
-"""Steps from note to note that make an opening."""
+_SILENT = r"![^!\n]*!|\[[A-Za-z]:[^\]\n]*\]"
+"""Marks and fields within a line of music."""
+_DROPPED = re.compile(rf'"[^"]*"|(?P<kept>{_SILENT})|[uvkH~]')
+_UNSUNG = re.compile(rf"{_SILENT}|\{{[^}}]*\}}")
+_RUN = 16
+"""Steps from note to note that two tunes share only if they are versions of one."""
+_FEWEST = 3
+"""Different steps in such a run; scales and trills are in many tunes."""
+_VERSION = re.compile(r"\s+--?\s+|\s*[(\[;]")
+"""What follows a title's own words, as in "X -- Jig" and "X (2nd setting)"."""
 _EVENT = re.compile(
     rb"[\x80-\xff]{0,3}[\x00-\x7f]"  # ticks since the one before
     rb"(?:[\x80-\xbf\xe0-\xef][\x00-\x7f]{2}|[\xc0-\xdf][\x00-\x7f]|(?P<text>\xff[\x01-\x07])"
@@ -50,7 +59,7 @@ class Music:
     sample: Path = Path(__file__).parent / "samples" / "music"
     sample_source: str = "tunes that this project generated"
     sample_licence: str = "MIT, as this program"
-    recipe: int = 1
+    recipe: int = 2
     pair: tuple[str, str] = ("abc", "mid")
     collections: tuple[str, ...] = (
         *("airdsAirs", "miscFolk", "nottingham-dataset"),
@@ -213,8 +222,7 @@ def clean(tune: str) -> str:
         if line.startswith("X:"):
             line = "X:1"
         if body and not _FIELD.match(line):
-            line = re.sub(r'"[^"]*"', "", line)
-            line = re.sub(r"[uvkH~]", "", line)
+            line = _DROPPED.sub(lambda found: found["kept"] or "", line)
         body = body or line.startswith("K:")
         lines.append(line)
     return "\n".join(lines) + "\n"
@@ -225,20 +233,23 @@ def _titles(tune: str) -> list[str]:
 
 
 def keys_of(tune: str) -> tuple[str, ...]:
-    """Its titles, letters alone, and how it begins: the steps between its first notes, so that
-    a copy in another key begins alike."""
-    keys = []
+    """Its titles, letters alone, up to what says which version it is; and the steps between notes
+    in a row, from every note on, so that a copy in another key, or of a part, shares some."""
+    keys: dict[str, None] = {}
     for title in _titles(tune):
-        letters = "".join(sign for sign in title.casefold() if sign.isalnum())
-        letters = letters.removeprefix("the").removesuffix("the")
-        if letters:
-            keys.append(f"title {letters}")
+        for text in (title, _VERSION.split(title)[0]):
+            letters = "".join(sign for sign in text.casefold() if sign.isalnum())
+            letters = letters.removeprefix("the").removesuffix("the")
+            if letters:
+                keys[f"title {letters}"] = None
     body = "".join(line + "\n" for line in clean(tune).splitlines() if not _FIELD.match(line))
-    body = re.sub(r"![^!\n]*!|\{[^}]*\}|\[[A-Za-z]:[^\]]*\]", "", body)
-    places = ["CDEFGABcdefgab".index(sign) for sign in re.findall("[A-Ga-g]", body)]
+    notes = PITCH.finditer(_UNSUNG.sub("", body))
+    places = [pitch_place(note[2], note[3]) for note in notes]
     steps = [after - before for before, after in pairwise(places)]
-    if len(steps) >= _OPENING:
-        keys.append("opening " + " ".join(map(str, steps[:_OPENING])))
+    for first in range(len(steps) - _RUN + 1):
+        run = steps[first : first + _RUN]
+        if len(set(run)) >= _FEWEST:
+            keys["steps " + " ".join(map(str, run))] = None
     return tuple(keys)
 
 

@@ -9,7 +9,7 @@ The first ones have little in front of their notes and few of these, more and mo
 grow: which note follows from which letter is learned where there are one or two of both, and hardly
 at all among hundreds. Of all others a third are cut off after a few bars.
 
-Nothing comes of the validation and test sides but what to avoid: a tune with a title or an opening
+Nothing comes of the validation and test sides but what to avoid: a tune with a title or a melody
 of theirs is drawn again. That the same tune comes twice is possible and does not happen: there
 are more titles alone than anybody draws.
 """

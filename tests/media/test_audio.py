@@ -64,7 +64,7 @@ def test_a_recording_becomes_its_seconds_and_silence_is_dropped(tmp_path: Path) 
     parts = [tone(1), np.zeros(RATE), tone(0.5), np.zeros(RATE // 2), tone(0.1)]
     clips = AUDIO.read(write(tmp_path / "long.wav", np.concatenate(parts)))
     assert [clip.name for clip in clips] == ["long-000.wav", "long-002.wav"]
-    assert len({clip.keys for clip in clips}) == 1
+    assert len({clip.keys[0] for clip in clips}) == 1
     (short,) = AUDIO.read(write(tmp_path / "short.wav", tone(0.05)))
     assert (heard(short.data)[401:] == 0).all()
 
@@ -81,7 +81,22 @@ def test_the_prompts_of_all_languages_share_a_key(tmp_path: Path) -> None:
         *("en_digits-1-000.wav", "without a sample", "silent"),
         *("fr_digits-1-000.wav", "without a sample", "silent"),
     ]
-    assert found[0][2] == found[3][2] == ("prompt digits/1",)  # type: ignore[misc]
+    assert [found[place][2][0] for place in (0, 3)] == ["prompt digits/1"] * 2  # type: ignore[misc]
+
+
+def test_pieces_of_one_recording_share_a_key_wherever_they_are_cut(tmp_path: Path) -> None:
+    def keys(name: str, samples: np.ndarray) -> set[str]:  # type: ignore[type-arg]
+        folder = tmp_path / f"{name}" / "sounds" / "en"
+        folder.mkdir(parents=True)
+        write(folder / f"{name}.wav", samples)
+        items = AUDIO.items(tmp_path / name, lambda _done, _total: None)
+        return {key for item in items for key in item[2]}  # type: ignore[misc]
+
+    rng = np.random.default_rng(1)
+    whole, other = rng.uniform(-0.5, 0.5, (2, 3 * RATE))
+    assert keys("whole", whole) & keys("part", whole[RATE // 3 :][:RATE])
+    assert not keys("one", whole) & keys("other", other)
+    assert not keys("quiet", whole / 10) & keys("noise", other / 10)
 
 
 def header_says(data: bytes, rate: int) -> bytes:

@@ -48,6 +48,11 @@ def test_what_does_not_sound_is_cleaned_away() -> None:
     )
 
 
+def test_letters_that_mark_ornaments_stay_where_they_are_part_of_a_word() -> None:
+    tune = 'X:1\nK:Hp\n[V:violin]ua"F7"b|!8va(!vcHd|[K:Hp]~e!"!f|\n'
+    assert clean(tune) == 'X:1\nK:Hp\n[V:violin]ab|!8va(!cd|[K:Hp]e!"!f|\n'
+
+
 def test_a_book_is_split_into_tunes_and_bad_ends_are_cut() -> None:
     text = f"% a book\n\n{TUNE}\nwords between\n\nX:8\nT:no key\nabc\n\n{TUNE.replace('7', '9')}"
     assert [tune.splitlines()[0] for tune in split_tunes(text)] == ["X: 7", "X: 9"]
@@ -118,7 +123,7 @@ def test_of_a_book_the_tunes_without_errors_are_learned(tmp_path: Path) -> None:
     assert {abc.name, midi.name} <= set(found)
 
 
-def test_titles_and_openings_are_keys_whatever_the_spelling_and_the_key(tmp_path: Path) -> None:
+def test_titles_and_melodies_are_keys_whatever_the_spelling_and_the_key(tmp_path: Path) -> None:
     def keys(title: str, key: str, body: str) -> set[str]:
         path = tmp_path / f"{key}.abc"
         path.write_text(f"X:1\nT:{title}\nK:{key}\n{body}|\n")
@@ -128,6 +133,13 @@ def test_titles_and_openings_are_keys_whatever_the_spelling_and_the_key(tmp_path
     assert one & keys("Merry Tailor, The.", "C", "CCCC DDDD")
     assert one & keys("Something else", "A", "ABcd efed cBAB cdec AGFE")
     assert not one & keys("Something else", "A", "ABcd efef cBAB cdec AGFE")
+    # Under a title of its own, behind other notes.
+    assert one & keys("Something else", "C", "CEGE|CDEF GAGF EDCD EFGE CB,A,G,")
+    for title in ("Merry Tailor -- Reel", "The Merry Tailor (2nd setting)", "Merry Tailor; a reel"):
+        assert one & keys(title, "C", "CCCC DDDD")
+    # What goes up and down by steps is in many tunes.
+    scale = "CDEF GABc defg abag fedc BAGF EDCD EFGA"
+    assert not keys("One", "C", scale) & keys("Another", "G", scale)
 
 
 def test_the_forms_of_a_tune_always_share_a_key_and_untitled_ones_share_none(

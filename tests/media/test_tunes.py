@@ -76,7 +76,7 @@ def test_a_line_that_lost_all_it_held_is_left_out() -> None:
     assert str(Tune(tune.header, ("cecc|", " ", "BAGA|", ""))) == str(tune)
 
 
-def test_titles_and_openings_of_what_is_held_out_never_come() -> None:
+def test_titles_and_melodies_of_what_is_held_out_never_come() -> None:
     # Everything that would be made is held out, but for what the second draw gives.
     free = Tunes(TRAINING, (), seed=1)
     first = [free.tune(number) for number in range(30)]
