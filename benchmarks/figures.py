@@ -28,7 +28,10 @@ def where(result: dict[str, Any]) -> str:
     """Machine and commit of a result, for the line below its table."""
     machine = result["environment"]
     kind = "with AMX" if machine["amx"] else "without AMX"
-    place = f"{machine['cpu']}, {machine['cores']} cores, {kind}, commit {machine['commit']}"
+    place = f"{machine['cpu']}, {machine['cores']} cores, {kind}"
+    if machine.get("gpu"):
+        place = f"a GPU, {machine['gpu']}"
+    place += f", commit {machine['commit']}"
     return place + (f", {_BEFORE}" if _older(result) else "")
 
 

@@ -34,6 +34,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "amx": "amx_tile" in flags,
         "avx512_bf16": "avx512_bf16" in flags,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,

@@ -34,7 +34,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 import cpusim
-from bytemodel import checkpoint
+from bytemodel import ahead, checkpoint
 from bytemodel.checkpoint import Trainable
 from bytemodel.config import Config, ConfigError, ModelConfig
 from bytemodel.data import AdaptiveSource, SizedBatch, Source
@@ -403,7 +403,11 @@ def _train(
                 writer.add_scalar(f"{kind_of_record}/{name}", value, step)
         listener.logged(record, progress)
 
-    with _stop_signals() as stop, deterministic(place):
+    with (
+        _stop_signals() as stop,
+        deterministic(place),
+        contextlib.closing(ahead.batches(source, step, ahead.workers_for(place))) as upcoming,
+    ):
         while True:
             elapsed = ranks.clock(elapsed_before + time.monotonic() - began)
             progress = config.progress(step, elapsed)
@@ -433,7 +437,7 @@ def _train(
             # For whatever is drawn at random: what dropout leaves out, what a classifier reads.
             key = (config.seed, step, ranks.rank)[: 3 if ranks.rank else 2]
             torch.manual_seed(hash(key))
-            batch = source.batch(step)
+            batch = next(upcoming)
             share = batch.share(ranks.rank, ranks.count) if ranks.count > 1 else batch
             part = share.size / batch.size
             with _autocast(place, kind):

@@ -1,0 +1,91 @@
+"""The batches of a run, one after the other; on a GPU made ahead of time by other processes.
+
+A GPU takes a step in the time that one core needs to read files, or to make them, for a batch.
+Since a batch is a function of its step, others can make it; who does changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator, Iterator
+from itertools import count
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from bytemodel.data import AdaptiveSource, SizedBatch, Source
+from cpusim.errors import UserError
+
+_MOST_WORKERS = 8
+_STEPS = 64
+"""Of so many steps in a row one process makes the batches, since what a source reads or makes
+serves several of them."""
+
+
+def workers_for(device: torch.device) -> int:
+    """How many processes should make batches: none for training on the cores themselves."""
+    if device.type == "cpu":
+        return 0
+    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1)
+
+
+def batches(source: Source, step: int, workers: int) -> Generator[SizedBatch]:
+    """The batches from that step on, without end.
+
+    Those of an `AdaptiveSource` depend on the answers to the ones before, so they are drawn when
+    they are asked for. What a source notes in other processes is told here, each thing once.
+    """
+    if not workers or isinstance(source, AdaptiveSource):
+        yield from map(source.batch, count(step))
+        return
+    loader: DataLoader[Any] = DataLoader(
+        _Stretches(source, step),
+        batch_size=None,
+        sampler=_Counting(),
+        num_workers=workers,
+        multiprocessing_context="fork",  # a source cannot be sent, nor need it be
+        worker_init_fn=_let_main_process_decide,
+        pin_memory=torch.cuda.is_available(),
+    )
+    told: set[str] = set()
+    for made, notes, error in loader:
+        for sentence in notes:
+            if sentence not in told:
+                told.add(sentence)
+                source.note(sentence)  # type: ignore[attr-defined]
+        yield from made
+        if error is not None:
+            raise error
+
+
+class _Stretches(Dataset[Any]):
+    """Batches of `_STEPS` steps at a time, what the source noted meanwhile, and why it had to end,
+    if it had to."""
+
+    def __init__(self, source: Source, step: int) -> None:
+        self._source, self._step = source, step
+
+    def __getitem__(self, number: int) -> tuple[list[SizedBatch], list[str], UserError | None]:
+        notes: list[str] = []
+        if hasattr(self._source, "note"):
+            self._source.note = notes.append
+        made: list[SizedBatch] = []
+        first = self._step + number * _STEPS
+        try:
+            made.extend(self._source.batch(step) for step in range(first, first + _STEPS))
+        except UserError as error:
+            return made, notes, error
+        return made, notes, None
+
+
+class _Counting(Sampler[int]):
+    def __iter__(self) -> Iterator[int]:
+        return count()
+
+
+def _let_main_process_decide(_worker: int) -> None:
+    """Ctrl-C reaches all processes; a run that ends so still needs its batches to be whole."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
