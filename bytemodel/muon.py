@@ -4,7 +4,7 @@ The same steps as `torch.optim.Muon`, but for the precision of its products: tha
 multiplies in bfloat16, which processors without such units emulate. There a step of
 `compact` takes eight seconds by it and a quarter of a second in float32.
 
-Shape suffixes: M rows, N columns.
+Shape suffixes: G matrices, M rows, N columns.
 """
 
 from __future__ import annotations
@@ -46,32 +46,49 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("Muon takes no closure")
         for group in self.param_groups:
-            for matrix_MN in cast(list[Tensor], group["params"]):
-                gradient_MN = matrix_MN.grad
-                if gradient_MN is None:
-                    continue
-                state = self.state[matrix_MN]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(gradient_MN)
-                mean_MN = state["momentum_buffer"].lerp_(gradient_MN, 1 - group["momentum"])
-                ahead_MN = gradient_MN.lerp(mean_MN, group["momentum"])  # Nesterov's
-                matrix_MN.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix_MN.add_(
-                    orthogonalised(ahead_MN.to(self._dtype)),
-                    alpha=-group["lr"] * 0.2 * max(matrix_MN.shape) ** 0.5,
+            matrices = cast(list[Tensor], group["params"])
+            for lot in _lots([matrix for matrix in matrices if matrix.grad is not None]):
+                ahead = [self._ahead(matrix_MN, group["momentum"]) for matrix_MN in lot]
+                turned = (
+                    [orthogonalised(ahead[0])]
+                    if len(lot) == 1
+                    else orthogonalised(torch.stack(ahead)).unbind()
                 )
+                for matrix_MN, turned_MN in zip(lot, turned, strict=True):
+                    matrix_MN.mul_(1 - group["lr"] * group["weight_decay"])
+                    size = 0.2 * max(matrix_MN.shape) ** 0.5
+                    matrix_MN.add_(turned_MN, alpha=-group["lr"] * size)
+
+    def _ahead(self, matrix_MN: Tensor, momentum: float) -> Tensor:
+        """The mean of the gradients as it will be after one more like the last (Nesterov's)."""
+        gradient_MN = cast(Tensor, matrix_MN.grad)
+        state = self.state[matrix_MN]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient_MN)
+        mean_MN = state["momentum_buffer"].lerp_(gradient_MN, 1 - momentum)
+        return gradient_MN.lerp(mean_MN, momentum).to(self._dtype)
+
+
+def _lots(matrices: Iterable[Tensor]) -> list[list[Tensor]]:
+    """What to orthogonalise at once: on a GPU, which takes as long for one matrix as for many, all
+    of one shape; on a CPU, whose caches hold one, each alone."""
+    lots: dict[object, list[Tensor]] = {}
+    for number, matrix in enumerate(matrices):
+        lots.setdefault(number if matrix.device.type == "cpu" else matrix.shape, []).append(matrix)
+    return list(lots.values())
 
 
 def orthogonalised(matrix_MN: Tensor) -> Tensor:
     """About U V^T, where the matrix is U S V^T: singular values come out from 0.7 to 1.2.
 
-    By Newton-Schulz iteration, in the matrix's own precision.
+    By Newton-Schulz iteration, in the matrix's own precision. Of several matrices (G, M, N) each.
     """
-    tall = matrix_MN.shape[0] > matrix_MN.shape[1]
-    x = matrix_MN.T if tall else matrix_MN
-    x = x / x.norm().clamp(min=_LEAST_NORM)
+    add_product = torch.addmm if matrix_MN.ndim == 2 else torch.baddbmm
+    tall = matrix_MN.shape[-2] > matrix_MN.shape[-1]
+    x = matrix_MN.mT if tall else matrix_MN
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_LEAST_NORM)
     first, third, fifth = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=third, alpha=fifth), x, beta=first)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = add_product(x, add_product(gram, gram, gram, beta=third, alpha=fifth), x, beta=first)
+    return x.mT if tall else x

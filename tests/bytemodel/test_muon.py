@@ -43,6 +43,13 @@ def test_a_matrix_is_turned_and_not_stretched(shape: tuple[int, int], size: floa
     assert (inner - torch.diag(inner.diagonal())).abs().max() < 1e-2
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_several_matrices_are_turned_as_each_alone(shape: tuple[int, int]) -> None:
+    several = torch.randn(3, *shape, generator=torch.Generator().manual_seed(2))
+    each = torch.stack([orthogonalised(matrix) for matrix in several])
+    torch.testing.assert_close(orthogonalised(several), each, rtol=0, atol=1e-5)
+
+
 def test_nothing_is_made_of_nothing() -> None:
     assert not orthogonalised(torch.zeros(4, 8)).any()
 
