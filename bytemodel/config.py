@@ -103,6 +103,8 @@ class ModelConfig(Config):
             )
 
 
+TARGETS = 512
+"""Patches of files that a training step predicts, about, unless told otherwise."""
 _COMPACT = ModelConfig(
     patch_width=192,
     patch_heads=4,

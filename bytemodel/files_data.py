@@ -33,7 +33,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bytemodel.config import ModelConfig
+from bytemodel.config import TARGETS, ModelConfig
 from bytemodel.data import refuse_more_than
 from bytemodel.folder import given_split, is_held_out, scan
 from bytemodel.patches import (
@@ -52,8 +52,6 @@ Part = Literal["train", "test"]
 
 HELD_OUT = 0.1
 """The share of contents that training never sees."""
-TARGETS = 512
-"""Patches that a training step predicts, about."""
 _SHAPES = 4
 """Batch shapes of each direction at most, each of which is compiled once."""
 _WORTH = 1.05
@@ -330,10 +328,12 @@ class FileSource:
         *,
         seed: int,
         about: dict[str, Any],
+        targets: int | None = None,
         skipped: Skipped | None = None,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         """`about`: plain values that say where the items come from, for the run's record.
+        `targets`: patches that a step predicts, about; None: `TARGETS`.
         `skipped`: what had been left out before. `progress`: called with how many entries of how
         many have been read."""
         if config.max_patches < 3:
@@ -342,6 +342,7 @@ class FileSource:
                 " at least 3"
             )
         self.config, self.seed, self.about = config, seed, about
+        self.targets = targets or TARGETS
         skip = skipped or Skipped()
         found = list(entries)
         self._entries: list[Item | Pair] = []
@@ -473,11 +474,11 @@ class FileSource:
         for direction in np.unique(directions):
             own = directions == direction
             shorter = 0
-            for length in _shape_lengths(sizes[own], asked[own]):
+            for length in _shape_lengths(sizes[own], asked[own], self.targets):
                 windows = np.flatnonzero(own & (sizes <= length) & (sizes > shorter))
                 shorter = length
                 targets = int(asked[windows].max())
-                shape = Shape(length, targets, max(1, TARGETS // targets))
+                shape = Shape(length, targets, max(1, self.targets // targets))
                 self._buckets.append(_Bucket(windows, shape))
         self._batches = [
             (place, first)
@@ -657,6 +658,8 @@ class FileSource:
     def describe(self) -> dict[str, Any]:
         return {
             **self.about,
+            # A version that could not be told took so many as nobody says.
+            **({} if self.targets == TARGETS else {"targets": self.targets}),
             "training": self.training,
             "held_out": self.held_out,
             "sha256": self._digest,
@@ -664,11 +667,14 @@ class FileSource:
         }
 
 
-def _shape_lengths(sizes: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> list[int]:
+def _shape_lengths(
+    sizes: npt.NDArray[np.int64], asked: npt.NDArray[np.int64], targets: int
+) -> list[int]:
     """The lengths of the shapes that windows go into, so that an epoch has the fewest steps.
 
-    `sizes`: of each window, in patches. `asked`: how many of them are predicted. A few long
-    windows get a shape of their own, since every row of a batch costs what its longest one does.
+    `sizes`: of each window, in patches. `asked`: how many of them are predicted, of about `targets`
+    in a step. A few long windows get a shape of their own, since every row of a batch costs what
+    its longest one does.
     """
     lengths, places = np.unique(sizes, return_inverse=True)
     counts = np.concatenate([[0], np.cumsum(np.bincount(places))])
@@ -679,7 +685,7 @@ def _shape_lengths(sizes: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -
     least[:, 0] = 0
     begun = np.zeros(least.shape, np.int64)
     for stop in range(1, len(lengths) + 1):
-        rows = np.maximum(1, TARGETS // np.maximum.accumulate(most[stop - 1 :: -1])[::-1])
+        rows = np.maximum(1, targets // np.maximum.accumulate(most[stop - 1 :: -1])[::-1])
         steps = -(-(counts[stop] - counts[:stop]) // rows)
         for shapes in range(1, _SHAPES + 1):
             totals = least[shapes - 1, :stop] + steps

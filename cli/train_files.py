@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bytemodel.config import PRESETS, ModelConfig
+from bytemodel.config import PRESETS, TARGETS, ModelConfig
 from cli import render
 from cli.group import Interrupted
 from cli.options import FILE, how_to_train_options
@@ -50,12 +50,17 @@ class TrainOptions:
     preset: str | None
     init: Path | None
     max_patches: int | None
+    batch: int | None
     patience: int | None
     seed: int | None
     device: str | None
     dtype: str | None
     no_compile: bool
     tensorboard: bool
+
+    def targets(self, before: dict[str, Any]) -> int | None:
+        """The patches of an update; `before`: what the run to go on with says of its data."""
+        return self.batch or before.get("targets")
 
 
 def train_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -104,6 +109,13 @@ def train_options(name: str) -> Callable[[Callable[..., None]], Callable[..., No
             type=click.IntRange(min=3),
             metavar="N",
             help="Longest sequence that the model reads. Default: the preset's, or that of --init.",
+        ),
+        click.option(
+            "--batch",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Predict about N patches at each update; a GPU has room for more than the default"
+            f" of {TARGETS}.",
         ),
         click.option(
             "--patience",
@@ -189,7 +201,13 @@ def files(
             about["convert"] = str(conversion)
         with render.progress("reading", "files") as progress:
             return FileSource(
-                entries, config, seed=seed, about=about, skipped=skipped, progress=progress
+                entries,
+                config,
+                seed=seed,
+                about=about,
+                targets=chosen.targets(before),
+                skipped=skipped,
+                progress=progress,
             )
 
     learn(chosen, "files", source, converts=convert is not None)

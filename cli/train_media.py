@@ -132,7 +132,13 @@ def media(
             converts = both
         with render.progress("reading", "files") as progress:
             real = FileSource(
-                entries, config, seed=seed, about=about, skipped=skipped, progress=progress
+                entries,
+                config,
+                seed=seed,
+                about=about,
+                targets=options.targets(before),
+                skipped=skipped,
+                progress=progress,
             )
         share = 0.0
         if before:

@@ -194,10 +194,9 @@ def test_shapes_are_those_with_the_fewest_steps(sizes: list[int], shapes: int) -
         for cuts in combinations(every[:-1], count)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bytemodel.files_data.TARGETS", 24)
         patch.setattr("bytemodel.files_data._SHAPES", shapes)
         patch.setattr("bytemodel.files_data._WORTH", 1.0)
-        found = _shape_lengths(np.array(sizes), np.array(sizes) - 1)
+        found = _shape_lengths(np.array(sizes), np.array(sizes) - 1, 24)
     assert tuple(found) in possible
     assert steps(found) == min(map(steps, possible))
 
@@ -210,6 +209,16 @@ def test_batches_are_a_function_of_seed_and_step() -> None:
             assert torch.equal(mine, same)
     assert not torch.equal(one.batch(0).patches_BPS, other.batch(0).patches_BPS)
     assert one.describe() == again.describe() != other.describe()
+
+
+def test_a_step_predicts_as_many_patches_as_asked_for() -> None:
+    files = [made(f"{n}.bin", content(n, 80)) for n in range(200)]
+    usual, larger = source_of(files), source_of(files, targets=900)
+    asked = [len(source.batch(0).targets_N) for source in (usual, larger)]
+    assert 450 < asked[0] <= 512
+    assert 850 < asked[1] <= 900
+    assert larger.steps_per_epoch < usual.steps_per_epoch
+    assert larger.describe()["targets"] == 900
 
 
 # What is held out ---------------------------------------------------------------------

@@ -105,6 +105,17 @@ def test_epochs_are_steps_and_resume_takes_the_options_of_the_run(run: Path, fol
     assert sentence.startswith(f"{run}: was started with data.extensions = [], not ['low']")
 
 
+def test_a_run_goes_on_with_as_many_patches_as_it_began(
+    folder: Path, start: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    bgpt(*quick(folder, start, out, "--steps", 2, "--batch", 40))
+    assert read_config(out)["data"]["targets"] == 40
+    bgpt("train", "files", "--out", out, "--resume")
+    sentence = refused("train", "files", "--out", out, "--resume", "--batch", 50)
+    assert sentence.startswith(f"{out}: was started with data.targets = 40, not 50")
+
+
 def test_a_run_goes_on_without_the_checkpoint_that_it_started_from(
     folder: Path, start: Path, tmp_path: Path
 ) -> None:
