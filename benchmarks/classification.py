@@ -58,7 +58,7 @@ class Goal(NamedTuple):
     baseline: str
 
 
-CHECKPOINT, RANDOM = STARTS = "generative checkpoint", "random weights"
+CHECKPOINT, RANDOM, LINEAR = STARTS = "generative checkpoint", "random weights", "linear model"
 TASKS = {
     "image": Goal("10 kinds of clothes", 0.90, "pixels, logistic regression"),
     "reuters": Goal("8 topics", 0.97, "TF-IDF of words, linear SVM"),
@@ -113,6 +113,7 @@ def row(name: str, confusion: Confusion, began: float, **more: Any) -> dict[str,
         },
         "confusion": confusion.counts.tolist(),
         "seconds": round(time.monotonic() - began),
+        "environment": report.environment(),
         **more,
     }
     print(f"{name}: accuracy {made['accuracy']:.4f}, macro-F1 {made['macro_f1']:.4f}", flush=True)
@@ -152,12 +153,15 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
                 budget=learning.budget(options),
                 device=report.device_name(device),
                 dtype=str(dtype).removeprefix("torch."),
+                checkpoint=None if model is None else known(start),
+                model=config.to_dict(),
                 training=training.to_dict(),
             )
         )
-    began = time.monotonic()
-    confusion = baseline(task, source.training, source.held_out, source.labels)
-    rows.append(row(TASKS[task].baseline, confusion, began))
+    if options.start in (None, LINEAR):
+        began = time.monotonic()
+        confusion = baseline(task, source.training, source.held_out, source.labels)
+        rows.append(row(LINEAR, confusion, began, features=TASKS[task].baseline))
     return {
         "task": task,
         "what": TASKS[task].what,
@@ -169,16 +173,17 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
             "validation": len(source.validation),
             "test": len(source.held_out),
         },
-        "checkpoint": None
-        if start is None
-        else {
-            "fingerprint": checkpoint.fingerprint(start.model)[:16],
-            "parameters": start.model.parameter_count,
-            "steps": start.info.get("step"),
-            "seconds_of_training": start.info.get("seconds"),
-        },
-        "model": config.to_dict(),
         "rows": rows,
+    }
+
+
+def known(start: checkpoint.Checkpoint[Any]) -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    return {
+        "fingerprint": checkpoint.fingerprint(start.model)[:16],
+        "parameters": start.model.parameter_count,
+        "steps": start.info.get("step"),
+        "seconds_of_training": start.info.get("seconds"),
     }
 
 
@@ -191,14 +196,13 @@ def beside_others(name: str, figures: dict[str, Any]) -> dict[str, Any]:
     measured = {row["start"]: row for row in figures["rows"]}
     if (before["set"], before["files"]) == (figures["set"], figures["files"]):
         measured = {row["start"]: row for row in before["rows"]} | measured
-    known = [name for name in (*STARTS, *measured) if name in measured]
-    return {**figures, "rows": [measured[name] for name in dict.fromkeys(known)]}
+    return {**figures, "rows": [measured[name] for name in STARTS if name in measured]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     learning.add_options(parser, list(TASKS))
-    parser.add_argument("--start", choices=STARTS, help="train from this alone; default: from both")
+    parser.add_argument("--start", choices=STARTS, help="measure this alone; default: all")
     options = parser.parse_args()
     learning.settle(parser, options)
     for task in [options.task] if options.task else TASKS:

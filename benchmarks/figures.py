@@ -338,12 +338,12 @@ def classification(results: list[dict[str, Any]]) -> str:
                 f"{result['task']}: {result['what']}",
                 f"{result['files']['test']:,}",
                 percent(result["goal"]),
-                row["start"] + (f", {budget(row)}" if "steps" in row else ""),
+                f"{row['start']}, {budget(row) if 'steps' in row else row['features']}",
                 percent(row["accuracy"]),
                 f"{row['macro_f1']:.4f}",
             )
             lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", measured_on(results)]
+    lines += ["", measured_on([row for result in results for row in result["rows"]])]
     return "\n".join(lines)
 
 

@@ -21,13 +21,19 @@ def figures() -> Any:
 
 
 def test_classification_has_a_row_for_each_beginning() -> None:
-    begun = {"start": "random weights", "steps": 9, "accuracy": 0.5, "macro_f1": 0.25}
+    begun = {"start": "random weights", "steps": 9, "accuracy": 0.5, "macro_f1": 0.25, **WHERE}
     rows = [
         {**begun, "budget": {"minutes": 2.5}, "device": "cpu"},
         {**begun, "budget": {"steps": 4000}, "device": "A GPU"},
-        {"start": "pixels", "accuracy": 0.875, "macro_f1": 0.75},
+        {
+            "start": "linear model",
+            "features": "pixels",
+            "accuracy": 0.875,
+            "macro_f1": 0.75,
+            **WHERE,
+        },
     ]
-    common = {"statement": "all the same", "files": {"test": 1234}, "goal": 0.9, **WHERE}
+    common = {"statement": "all the same", "files": {"test": 1234}, "goal": 0.9}
     results = [
         {"task": "image", "what": "kinds", "rows": rows, **common},
         {"task": "reuters", "what": "topics", "rows": rows, **common},
@@ -37,7 +43,7 @@ def test_classification_has_a_row_for_each_beginning() -> None:
         lines[4] == "| image: kinds | 1,234 | 90 % | random weights, 2.5 minutes | 50 % | 0.2500 |"
     )
     assert "| random weights, 4,000 steps on A GPU |" in lines[5]
-    assert lines[6] == "| image: kinds | 1,234 | 90 % | pixels | 87.5 % | 0.7500 |"
+    assert lines[6] == "| image: kinds | 1,234 | 90 % | linear model, pixels | 87.5 % | 0.7500 |"
     assert lines[7].startswith("| reuters: topics |")
     assert lines[0].endswith("all the same.")
     assert lines[-1] == "Measured on A CPU, 2 cores, with AMX, commit abc."
