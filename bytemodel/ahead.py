@@ -19,7 +19,7 @@ from bytemodel.data import AdaptiveSource, SizedBatch, Source
 from cpusim.errors import UserError
 
 _MOST_WORKERS = 8
-_STEPS = 64
+_STEPS = 128
 """Of so many steps in a row one process makes the batches, since what a source reads or makes
 serves several of them."""
 
@@ -47,7 +47,6 @@ def batches(source: Source, step: int, workers: int) -> Generator[SizedBatch]:
         num_workers=workers,
         multiprocessing_context="fork",  # a source cannot be sent, nor need it be
         worker_init_fn=_let_main_process_decide,
-        pin_memory=torch.cuda.is_available(),
     )
     told: set[str] = set()
     for made, notes, error in loader:

@@ -40,6 +40,9 @@ class Batch(NamedTuple):
         _, patches_BPS, targets_N = share_targets(self.patches_BPS, self.targets_N, rank, ranks)
         return Batch(patches_BPS, targets_N, self.weights_S)
 
+    def answers(self, hits: Tensor) -> Tensor:
+        return hits
+
 
 def share_targets(
     patches_BPS: Tensor, targets_N: Tensor, rank: int, ranks: int
@@ -76,6 +79,10 @@ class SizedBatch(Protocol):
 
     def share(self, rank: int, ranks: int) -> SizedBatch:
         """The part of process `rank` of `ranks`; all together they are the batch."""
+        ...
+
+    def answers(self, hits: Tensor) -> Tensor:
+        """Of what the loss says is right or wrong, on a CPU: that which was asked."""
         ...
 
     def __iter__(self) -> Iterator[Tensor]: ...

@@ -88,9 +88,7 @@ class Ranks:
         dist.all_gather_object(told, values)
         return np.concatenate(told)
 
-    def learner(
-        self, model: nn.Module, loss: Callable[..., tuple[Tensor, ...]]
-    ) -> Callable[..., tuple[Tensor, ...]]:
+    def learner(self, model: nn.Module, loss: Callable[..., tuple[Tensor, ...]]) -> nn.Module:
         """`loss` of the model and a batch's tensors; its gradients are averaged over processes."""
         learner = _Learner(model, loss)
         return learner if self.count == 1 else DistributedDataParallel(learner)

@@ -145,7 +145,7 @@ def loss_and_hits(
     model: ByteModel, patches_BPS: Tensor, targets_N: Tensor, asked_NS: Tensor
 ) -> tuple[Tensor, ...]:
     """Cross-entropy (nats a byte) to minimise and to report, over the bytes that are asked for, and
-    which of those are right: bool (bytes,)."""
+    which bytes are right, asked for or not: bool (N, S)."""
     wanted_NS = patches_BPS.flatten(0, 1)[targets_N]
     # Every row asks for as many, if only of its padding.
     logits_NSV = model(patches_BPS, targets_N, len(targets_N) // len(patches_BPS))
@@ -154,7 +154,7 @@ def loss_and_hits(
     ).view(wanted_NS.shape)
     loss = (nats_NS * asked_NS).sum() / asked_NS.sum().clamp(min=1)
     right_NS = logits_NSV.detach().argmax(-1) == wanted_NS
-    return loss, loss.detach(), right_NS[asked_NS]
+    return loss, loss.detach(), right_NS
 
 
 def measures(loss: float, hits: Tensor) -> dict[str, float]:

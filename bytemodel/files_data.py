@@ -290,6 +290,9 @@ class FileBatch(NamedTuple):
         targets_N = self.targets_N[chosen] - first * length
         return FileBatch(self.patches_BPS[first:last], targets_N, self.asked_NS[chosen])
 
+    def answers(self, hits: Tensor) -> Tensor:
+        return hits[self.asked_NS]
+
 
 class Window(NamedTuple):
     """Some patches of an entry, and the place of the first one to predict."""

@@ -39,6 +39,7 @@ from bytemodel.checkpoint import Trainable
 from bytemodel.config import Config, ConfigError, ModelConfig
 from bytemodel.data import AdaptiveSource, SizedBatch, Source
 from bytemodel.distributed import Ranks, joined, own_device
+from bytemodel.graphs import Recorded
 from bytemodel.layers import Block
 from bytemodel.metrics import plot, read_metrics
 from bytemodel.model import ByteModel
@@ -136,12 +137,12 @@ class Task:
     """What a run learns.
 
     `build`: the model before the first step. `loss`: of model and batch: the loss to minimise, the
-    mean loss to report, and which answers are right (bool, a row for each thing that the batch's
-    size counts); `measures` names the figures of the latter two. `rate`: the name of how much is
-    seen a second. `plot`: draws a run folder's `training.png`. `about`: plain values for
-    `config.json`. `many_shapes`: whether batches have more than a few shapes, each of which would
-    be compiled for a minute or more. Then blocks are compiled by themselves, once for all layers:
-    a third of the time for the first shape, less for others, and steps are no slower.
+    mean loss to report, and which answers are right (bool; the batch's `answers` are then a row for
+    each thing that its size counts); `measures` names the figures of the latter two. `rate`: the
+    name of how much is seen a second. `plot`: draws a run folder's `training.png`. `about`: plain
+    values for `config.json`. `many_shapes`: whether batches have more than a few shapes, each of
+    which would be compiled for a minute or more. Then blocks are compiled by themselves, once for
+    all layers: a third of the time for the first shape, less for others, and steps are no slower.
     """
 
     build: Callable[[ModelConfig], Trainable]
@@ -250,7 +251,7 @@ def evaluate(
         with _autocast(device, dtype), torch.compiler.set_stance("force_eager"):
             _, mean, found = task.loss(model, *(tensor.to(device) for tensor in batch))
         loss += mean.item() * batch.size
-        hits.append(found.cpu())
+        hits.append(batch.answers(found.cpu()))
         for name, (good, count) in source.groups(batch, hits[-1].numpy()).items():
             right[name] += good
             asked[name] += count
@@ -350,10 +351,7 @@ def _train(
     if ranks.leads:
         _keep_metrics_until(run, step)
 
-    compiled = compile_model and shutil.which("gcc") is not None
-    if compile_model and not compiled:
-        listener.note("no gcc found, so the model is not compiled and training is slower")
-    forward = ranks.learner(model, _loss(task, model, compiled=compiled))
+    forward = _learner(ranks, task, model, place, listener, compile_model=compile_model)
     evaluation_batches = list(source.evaluation()) if ranks.leads else []
     writer = None
     if tensorboard and ranks.leads:
@@ -450,7 +448,7 @@ def _train(
                 optimizer.zero_grad()
             logs = (step + 1) % config.log_every == 0
             if logs or isinstance(source, AdaptiveSource):
-                every = ranks.concatenated(hits.cpu().numpy())
+                every = ranks.concatenated(share.answers(hits.cpu()).numpy())
             if isinstance(source, AdaptiveSource):
                 source.note(batch, every)
             step += 1
@@ -536,17 +534,33 @@ class _Best:
             self.step, self._loss = step, info["evaluation"]["loss"]
 
 
-def _loss(task: Task, model: Trainable, *, compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
-    if not compiled:
-        return task.loss
-    # Each batch shape compiles once; a curriculum has a few.
-    torch._dynamo.config.recompile_limit = 32
-    if not task.many_shapes:
-        return torch.compile(task.loss, dynamic=False)
-    for module in model.modules():
-        if isinstance(module, Block):
-            module.compile(dynamic=False)
-    return task.loss
+def _learner(
+    ranks: Ranks,
+    task: Task,
+    model: Trainable,
+    place: torch.device,
+    listener: Listener,
+    *,
+    compile_model: bool,
+) -> Callable[..., tuple[Tensor, ...]]:
+    """The task's loss of the model and a batch's tensors, as quick as it can be had."""
+    loss = task.loss
+    if place.type == "cuda":
+        learner = ranks.learner(model, loss)
+        # Averaging over processes is not recorded.
+        return Recorded(learner) if compile_model and ranks.count == 1 else learner
+    if compile_model and shutil.which("gcc") is None:
+        listener.note("no gcc found, so the model is not compiled and training is slower")
+    elif compile_model:
+        # Each batch shape compiles once; a curriculum has a few.
+        torch._dynamo.config.recompile_limit = 32
+        if not task.many_shapes:
+            loss = torch.compile(loss, dynamic=False)
+        else:
+            for module in model.modules():
+                if isinstance(module, Block):
+                    module.compile(dynamic=False)
+    return ranks.learner(model, loss)
 
 
 @contextlib.contextmanager
@@ -566,7 +580,9 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 
 def _autocast(device: torch.device, dtype: Dtype) -> torch.autocast:
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    # What is recorded must not use weights that were converted before it.
+    cached = device.type != "cuda"
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=cached)
 
 
 @contextlib.contextmanager

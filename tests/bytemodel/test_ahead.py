@@ -60,7 +60,7 @@ def test_what_is_left_out_is_told_here_and_once(source: FileSource, tmp_path: Pa
 
 
 def test_what_cannot_go_on_is_said_behind_the_batches_before(source: FileSource) -> None:
-    expected = [source.batch(step) for step in range(70)]
+    expected = [source.batch(step) for step in range(140)]
 
     class Ending:
         """It ends in the second stretch."""

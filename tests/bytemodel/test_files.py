@@ -78,7 +78,8 @@ def start(model: Trainable, path: Path = Path("start.pt")) -> Checkpoint[Trainab
 def test_the_loss_is_the_mean_over_what_is_asked_for(family: Any, folder: Path) -> None:
     model = random_model(family)
     batch = source_of(folder).batch(3)
-    loss, mean, hits = loss_and_hits(model, *batch)
+    loss, mean, right = loss_and_hits(model, *batch)
+    hits = batch.answers(right)
     logits = model(batch.patches_BPS, batch.targets_N)
     wanted = batch.patches_BPS.flatten(0, 1)[batch.targets_N]
     nats = []
@@ -100,10 +101,10 @@ def test_a_share_without_anything_asked_for_adds_nothing(folder: Path) -> None:
     model = random_model()
     batch = source_of(folder).batch(0)
     nothing = batch._replace(asked_NS=torch.zeros_like(batch.asked_NS))
-    loss, _, hits = loss_and_hits(model, *nothing)
+    loss, _, right = loss_and_hits(model, *nothing)
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == 0
-    assert len(hits) == 0
+    assert len(nothing.answers(right)) == 0
     gradients = [parameter.grad for parameter in model.parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 

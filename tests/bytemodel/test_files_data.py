@@ -303,9 +303,9 @@ def test_evaluation_counts_each_byte_once_and_as_scoring_does(family: Any) -> No
     for batch in source.evaluation():
         wanted = batch.patches_BPS.flatten(0, 1)[batch.targets_N]
         only_bytes = batch._replace(asked_NS=batch.asked_NS & (wanted != PAD))
-        loss, mean, hits = loss_and_hits(model, *only_bytes)
+        loss, mean, right = loss_and_hits(model, *only_bytes)
         assert loss == mean
-        assert len(hits) == only_bytes.size
+        assert len(only_bytes.answers(right)) == only_bytes.size
         bits += mean.item() * only_bytes.size / math.log(2)
         count += only_bytes.size
     assert count == sum(map(len, contents))
