@@ -228,7 +228,7 @@ def _report_lines(report: Report, out: Path, options: Sequence[str]) -> Iterator
         yield Text(f"  {_found(report)}")
     if report.failed:
         replay = shlex.join(["cpusim", "compare", *options])
-        yield Text(f"replay all: {replay} {shlex.quote(str(out))}/*.bin")
+        yield Text(f"replay all: {replay} {shlex.quote(file_word(out))}/*.bin")
         yield Text("failures were found", style=render.WRONG)
     else:
         yield Text("no failure was found", style="bold green")

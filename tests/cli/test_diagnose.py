@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -99,14 +100,20 @@ def test_the_fault_is_named_in_words(tmp_path: Path, fault: str, blamed: str) ->
     assert blamed in diagnose(trace(tmp_path / "t.bin", fault), code=1).stdout.splitlines()
 
 
-def test_reproducing_the_fault_it_names_gives_the_same_trace(tmp_path: Path) -> None:
-    path, again = trace(tmp_path / "t.bin", "swap-opcode:XOR=MOV"), tmp_path / "again.bin"
+@pytest.mark.parametrize("name", ["t.bin", "-t.bin", "a b.bin"])
+def test_reproducing_the_fault_it_names_gives_the_same_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = trace(Path(name), "swap-opcode:XOR=MOV")
     (line,) = [
-        line for line in diagnose(path, code=1).stdout.splitlines() if "reproduce: cpusim" in line
+        line
+        for line in diagnose("--", path, code=1).stdout.splitlines()
+        if "reproduce: cpusim" in line
     ]
-    words = line.split("cpusim ")[1].replace("again.bin", str(again)).split()
+    words = shlex.split(line.split("cpusim ")[1])
     assert CliRunner().invoke(main, words).exit_code == 0
-    assert again.read_bytes() == path.read_bytes()
+    assert Path("again.bin").read_bytes() == path.read_bytes()
 
 
 def test_a_trace_that_stops_early_says_that_its_end_is_impossible(tmp_path: Path) -> None:

@@ -83,6 +83,17 @@ def test_failures_are_listed_saved_and_announced_with_exit_code_1(model: Any) ->
         assert f": fuzz/{name}, " in result.stderr
 
 
+def test_a_corpus_whose_name_looks_like_an_option_can_be_replayed(model: Any) -> None:
+    model(planted.division_by_zero)
+    words = ["--model", "m.pt", "--programs", 10, "--out", "-my corpus"]
+    (line,) = [
+        line
+        for line in cpusim("fuzz", *words, code=1).stdout.splitlines()
+        if line.startswith("replay all: cpusim ")
+    ]
+    assert line == "replay all: cpusim compare --model m.pt './-my corpus'/*.bin"
+
+
 def test_compare_replays_the_corpus_and_each_command_shows_its_failure(model: Any) -> None:
     model(*FAULTS, planted.swap_with_itself)
     cpusim("fuzz", "--model", "m.pt", "--programs", 64, "--out", "a corpus", code=1)
