@@ -140,6 +140,7 @@ def fuzz(
     as far as they have been shrunk, and so they are if the candidate raises an error, which
     passes. Raises `UserError` if the corpus cannot be written.
     """
+    corpus.make()
     run = _Run(candidate, corpus, replays, Report(candidate.name, seed), progress, found)
     try:
         run.replay()

@@ -294,13 +294,22 @@ def test_ctrl_c_ends_a_real_run_with_its_findings_saved(tmp_path: Path) -> None:
         (["--against", "orakel"], "did you mean oracle?"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(words: list[str], told: str) -> None:
-    assert told in refused(*words)
+def test_what_cannot_be_asked_is_refused(words: list[str], told: str, tmp_path: Path) -> None:
+    assert told in refused(*words, "--out", "a/corpus")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_recording_cannot_be_fuzzed() -> None:
     Path("t.bin").write_bytes(assemble("HLT") + bytes(16))
     assert "knows no program but its own" in refused("--against", "trace:t.bin")
+    assert not Path("fuzz").exists()
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "/proc/no/corpus"])
+def test_a_folder_that_cannot_be_made_is_refused_before_the_search(name: str) -> None:
+    told = refused("--against", "oracle", "--minutes", 1000, "--out", name)
+    assert told.startswith(f"{name}: cannot be ")
+    assert told.endswith("; choose another name with --out")
 
 
 def test_a_hostile_corpus_is_refused_before_torch_is_loaded_and_stays_as_it_is() -> None:
