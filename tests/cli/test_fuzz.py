@@ -233,6 +233,20 @@ def test_a_byte_model_is_fuzzed(tmp_path: Path) -> None:
 SHORT = 295
 
 
+def test_what_there_was_no_time_to_shrink_is_saved_as_it_is_and_said_to_be(model: Any) -> None:
+    model(planted.no_end_at_256, planted.slot_200_is_72)
+    # Time is up once the first programs have been searched.
+    result = cpusim("fuzz", "--model", "m.pt", "--minutes", "1e-9", code=1)
+    lines = result.stdout.splitlines()
+    assert "  time is up: what was found is saved as far as it was shrunk" in lines
+    rows = [line for line in lines if " (not minimal)" in line]
+    assert {line.split()[0] for line in rows} >= {"HLT", "fetch"}
+    assert len(rows) == len(list(Path("fuzz").glob("*.s")))
+    assert "64 programs" in result.stdout
+    for path in Path("fuzz").glob("*.s"):
+        assert "not shrunk to the end" in path.read_text()
+
+
 def test_ctrl_c_ends_a_real_run_with_its_findings_saved(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
@@ -263,7 +277,8 @@ def test_ctrl_c_ends_a_real_run_with_its_findings_saved(tmp_path: Path) -> None:
         )
 
     done = run(70)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.endswith("interrupted: what was found is saved\n")
     assert "  interrupted: what was found is saved as far as it was shrunk\n" in done.stdout
     assert "Traceback" not in done.stderr
     assert list(Path("fuzz").glob("div-r-r-target-*.s"))
@@ -272,7 +287,7 @@ def test_ctrl_c_ends_a_real_run_with_its_findings_saved(tmp_path: Path) -> None:
         path.unlink()
     nothing = run(0)
     assert nothing.returncode == 130
-    assert nothing.stderr.endswith("interrupted before a failure was found\n")
+    assert nothing.stderr.endswith("interrupted: no failure was found until then\n")
     assert list(Path("fuzz").iterdir()) == []
 
 
