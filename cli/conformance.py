@@ -185,6 +185,13 @@ def _refuse(json_file: Path | None, plots: Path | None, force: bool) -> None:
             *plots.absolute().parents,
         ):
             raise UserError(f"{json_file}: is named as a file and as a folder of heat maps")
+        if (
+            json_file is not None
+            and plots.is_dir()
+            and json_file.name in heatmaps.file_names()
+            and json_file.parent.samefile(plots)
+        ):
+            raise UserError(f"{json_file}: a heat map has this very name; give --json another")
         refuse_unwritable(there / heatmaps.OVERVIEW, force=force)
         for name in heatmaps.file_names():
             refuse_existing(plots / name, force=force)
