@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,7 +37,7 @@ from cli.peers import Peer, candidate, make_peer, recording
 from cpusim import lockstep
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_unwritable
-from cpusim.loader import load_program
+from cpusim.loader import load_program, source_file
 from cpusim.lockstep import Case, OracleStepper, ProgramResult, RecordedStepper
 
 if TYPE_CHECKING:
@@ -280,7 +280,8 @@ def compare(
             "--random-state belongs to a PROGRAM, so name one; others are random anyway"
         )
     to_stdout = json_file == Path("-")
-    _check_outputs([None if to_stdout else json_file, junit, html], force)
+    outputs = [None if to_stdout else json_file, junit, html]
+    _check_outputs(outputs, force, files)
     # Reading the files comes first: a wrong name is refused before torch is loaded.
 
     def begin(state: bytes) -> bytes:
@@ -289,6 +290,7 @@ def compare(
     subjects = list(_named(files, begin, first_state, max_steps))
     truth = make_peer(reference, dtype)
     peer = candidate(model, against, dtype)
+    _check_outputs(outputs, force, [side.source for side in (truth, peer) if side.source])
     brought = _brought(truth, peer)
     draw = None
     if count is not None or not (files or brought):
@@ -373,11 +375,13 @@ def compare(
         context.exit(1)
 
 
-def _check_outputs(outputs: Sequence[Path | None], force: bool) -> None:
-    """Refuse before the comparison what could not be written after it."""
+def _check_outputs(outputs: Sequence[Path | None], force: bool, sources: Iterable[Path]) -> None:
+    """Refuse before the comparison what could not be written after it, or would replace what is
+    compared."""
     named = [output for output in outputs if output is not None]
+    files = [source_file(source) for source in sources]
     for output in named:
-        refuse_unwritable(output, force=force)
+        refuse_unwritable(output, force=force, sources=files)
     if len(named) != len(set(named)):
         twice = next(output for output in named if named.count(output) > 1)
         raise UserError(f"{twice}: two reports name the same file; give each its own")

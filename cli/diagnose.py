@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import render
-from cli.options import FILE, cpu_model_option, dtype_option
+from cli.options import FILE, checkpoint_file, cpu_model_option, dtype_option
 from cli.peers import model_stepper, recordings
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_unwritable
+from cpusim.loader import source_file
 from cpusim.lockstep import Case
 
 if TYPE_CHECKING:
@@ -97,8 +98,9 @@ def diagnose(
     """
     to_stdout = json_file == Path("-")
     outputs = [path for path in (plot, None if to_stdout else json_file) if path is not None]
+    sources = [*map(source_file, traces), *([] if model is None else [checkpoint_file(model)])]
     for output in outputs:
-        refuse_unwritable(output, force=force)
+        refuse_unwritable(output, force=force, sources=sources)
     if plot is not None and plot == json_file:
         raise UserError(f"{plot}: --plot and --json name the same file; give each its own")
     # The end of a recording is part of what the machine did.
