@@ -4,6 +4,7 @@ in `cpusim.lockstep`, how it looks in `cli.comparison`."""
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -328,6 +329,9 @@ def compare(
         settings = {
             "model": models[0] if models else None,
             **(vars(draw) if draw else dict.fromkeys(Draw.__dataclass_fields__)),
+            "acc": acc,
+            "set": registers,
+            "random_state": random_state,
             "files": [str(file) for file in files],
             "max_steps": max_steps,
             "from_step": from_step,
@@ -343,12 +347,12 @@ def compare(
     if junit is not None:
         with atomic_write(junit, force=force) as file:
             file.write(view.as_junit(result, seconds, window, replay))
-    what = _in_words(subjects, draw)
+    what = list(_in_words(subjects, draw, first_state))
     if html is not None:
         from cli import html_report  # jinja2
 
         about = html_report.About(
-            what,
+            "; ".join(what),
             _settings(draw, max_steps, from_step, rollout, dtype, (peer, truth)),
             [(side.kind, side.file, side.source) for side in (peer, truth) if side.source]
             + [("Program", str(file), file) for file in files],
@@ -387,14 +391,21 @@ def _check_outputs(outputs: Sequence[Path | None], force: bool, sources: Iterabl
         raise UserError(f"{twice}: two reports name the same file; give each its own")
 
 
-def _in_words(subjects: Sequence[Subject], draw: Draw | None) -> str:
-    if draw is None or draw.count < len(subjects):
-        return subjects[0].case.name if len(subjects) == 1 else f"{len(subjects):,} programs"
-    which = f" from {draw.start:,} on" if draw.start else ""
-    return (
-        f"{draw.count:,} random programs{which}, seed {draw.seed}, {draw.distribution},"
-        f" {draw.min_length} to {draw.max_length} instructions"
-    )
+def _in_words(
+    subjects: Sequence[Subject], draw: Draw | None, first_state: Sequence[str]
+) -> Iterator[str]:
+    """Which programs: those named, those drawn, and how their first states were changed."""
+    named = len(subjects) - (draw.count if draw else 0)
+    if named:
+        yield subjects[0].case.name if named == 1 else f"{named:,} programs"
+    if draw is not None:
+        which = f" from {draw.start:,} on" if draw.start else ""
+        yield (
+            f"{draw.count:,} random programs{which}, seed {draw.seed}, {draw.distribution},"
+            f" {draw.min_length} to {draw.max_length} instructions"
+        )
+    if first_state:
+        yield f"first states changed by {shlex.join(first_state)}"
 
 
 def _settings(
