@@ -40,6 +40,12 @@ def _number(_: click.Context, __: click.Parameter, bits: float | None) -> float 
 @click.argument("traces", nargs=-1, metavar="TRACE|SHARD...", type=FILE, required=True)
 @cpu_model_option
 @click.option(
+    "--open",
+    "is_open",
+    is_flag=True,
+    help="The recordings may have been stopped, so where they end says nothing.",
+)
+@click.option(
     "--threshold",
     type=click.FloatRange(min=0, min_open=True),
     metavar="BITS",
@@ -72,6 +78,7 @@ def diagnose(
     context: click.Context,
     traces: tuple[Path, ...],
     model: Path | None,
+    is_open: bool,
     threshold: float | None,
     show: int,
     dtype: str,
@@ -87,12 +94,17 @@ def diagnose(
     instruction or the bit to blame and the kind of fault (see `cpusim inject`). The CPU itself is
     not asked.
 
+    Where a recording ends counts as something that the machine did: one that ends before HLT, or
+    goes on after it, is faulty. --open leaves the end out, for recordings that somebody stopped,
+    such as `cpusim inject` does at --max-steps.
+
     Exit code 0: all are healthy; 1: a fault was found; 2: bad usage or unreadable input.
 
     \b
     Examples:
       cpusim diagnose board.bin
       cpusim diagnose board.bin --model runs/cpu --plot board.png
+      cpusim diagnose --open first-seconds.bin
       cpusim diagnose data/test/00000.shard --json report.json
       cpusim diagnose 'data/test/00000.shard[17]' --threshold 14
     """
@@ -103,8 +115,12 @@ def diagnose(
         refuse_unwritable(output, force=force, sources=sources)
     if plot is not None and plot == json_file:
         raise UserError(f"{plot}: --plot and --json name the same file; give each its own")
-    # The end of a recording is part of what the machine did.
-    cases = [replace(case, ends=True) for path in traces for case in recordings(path)]
+    why = "--open says that the recording may have been stopped" if is_open else ""
+    cases = [
+        replace(case, ends=not is_open, open_because=why)
+        for path in traces
+        for case in recordings(path)
+    ]
     if plot is not None and len(cases) != 1:
         raise UserError(f"--plot draws one trace, and these are {len(cases):,}; name one of them")
 

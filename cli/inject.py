@@ -112,6 +112,8 @@ def _in_words(result: Injection) -> str:
         said += f", after {responsible}" if responsible else ", before any instruction"
     if result.faulty.stop is not Stop.HALTED:
         said += f"\nthe faulty machine does not halt; its trace ends at the {result.faulty.stop}"
+        if result.faulty.stop is Stop.STEP_LIMIT:
+            said += "\n`cpusim diagnose --open` does not take that for a fault"
     return said
 
 
