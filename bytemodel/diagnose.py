@@ -25,7 +25,9 @@ Suspects
       byte, has never seen what it predicts those from.
 
     The cheapest is the suspect (minimum description length: Rissanen 1978). If impossible bytes
-    remain, the search goes on with what it says taken for granted.
+    remain, the search goes on with what it says taken for granted. A wrong PC, or a fetch that
+    misses HLT, leads to where the model has never seen a machine: that it is surprised by what is
+    fetched there, or by the end, follows from the first fault and is no evidence of a second one.
 
     A swapped opcode is tested by the model too: in memory and trace ADD is relabelled to
     what it might execute as. If ADD really does SUB, the relabelled trace is a healthy one.
@@ -56,6 +58,7 @@ from cpusim.isa import (
     INSTRUCTION_SIZE,
     IR,
     ISA,
+    PC,
     STATE_SIZE,
     IllegalEncoding,
 )
@@ -429,11 +432,11 @@ def _of_cells(
     explained = hit & reading.impossible[rows, fields]
 
     def left() -> _Reading:
-        new, cost, impossible = reading.expected.copy(), reading.cost.copy(), reading.impossible
-        impossible = impossible.copy()
+        new, cost = reading.expected.copy(), reading.cost.copy()
         new[rows, fields], cost[rows, fields] = made, after
-        impossible[rows, fields] &= ~hit
-        return replace(reading, expected=new, cost=cost, impossible=impossible)
+        accounted = np.zeros_like(reading.impossible)
+        accounted[rows, fields] = explained
+        return _left(reading, accounted, new, cost)
 
     bits = prior + reading.total + float((after - before).sum())
     name = None if isinstance(fault, StuckBit | BitFlip) else fault.name
@@ -494,15 +497,44 @@ def _of_unknown_bytes(
     cost = np.where(explained, np.minimum(price, reading.cost), reading.cost)
 
     def left() -> _Reading:
-        return replace(
-            reading,
-            expected=np.where(explained, reading.observed, reading.expected),
-            cost=cost,
-            impossible=reading.impossible & ~explained,
-        )
+        expected = np.where(explained, reading.observed, reading.expected)
+        return _left(reading, explained, expected, cost)
 
     records = int(explained.any(axis=1).sum())
     return _Hypothesis(Suspect(fault, name, records, prior + float(cost.sum())), left)
+
+
+def _left(reading: _Reading, explained: Mask, expected: Tokens, cost: Bits) -> _Reading:
+    """The reading without what is explained, bool [m, 16], and without what follows from it."""
+    follows = _led_on(reading, explained)
+    return replace(
+        reading,
+        expected=expected,
+        cost=np.where(follows, 0.0, cost),
+        impossible=reading.impossible & ~explained & ~follows,
+    )
+
+
+def _led_on(reading: _Reading, explained: Mask) -> Mask:
+    """Impossible bytes that follow from wrong fetches which are explained: bool [m, 16].
+
+    An end, or none, directly behind one of them follows from what was fetched. Programs neither
+    jump nor go on behind HLT, so behind a wrong PC, or where HLT was to be fetched and was not,
+    the model has never seen a machine: no fetch and no end there is evidence of anything.
+    """
+    fetched = ~RESULT_FIELDS
+    halts = [instruction.opcode for instruction in ISA.instructions if instruction.halts]
+    follows = np.zeros_like(explained)
+    lost = led = False
+    for row, ends in enumerate(reading.ends_wrong):
+        if ends:
+            follows[row], lost = led, lost or led
+            continue
+        lost = lost or bool(explained[row, PC])
+        led = lost or bool((explained[row] & fetched).any())
+        follows[row] = fetched & lost
+        lost = lost or bool(explained[row, IR] and reading.expected[row, IR] in halts)
+    return follows & reading.impossible & ~explained
 
 
 def _which(trials: int, hits: int) -> float:

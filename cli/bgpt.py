@@ -13,6 +13,7 @@ import click
 from cli.group import CommandGroup
 from cli.options import (
     FILE,
+    checkpoint_file,
     file_extension,
     force_option,
     json_option,
@@ -243,7 +244,7 @@ def import_(weights: Path, output: Path, force: bool) -> None:
     Examples:
       bgpt import weights-cpu.pth -o published-cpu.pt
     """
-    refuse_existing(output, force=force)
+    refuse_existing(output, force=force, sources=[weights])
     from bytemodel import checkpoint
     from bytemodel.published import load_published
 
@@ -270,7 +271,7 @@ def export(path: Path, output: Path, force: bool) -> None:
     Examples:
       bgpt export runs/published -o weights.pth
     """
-    refuse_existing(output, force=force)
+    refuse_existing(output, force=force, sources=[checkpoint_file(path)])
     from bytemodel import checkpoint
     from bytemodel.published import save_published
 

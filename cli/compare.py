@@ -4,8 +4,9 @@ in `cpusim.lockstep`, how it looks in `cli.comparison`."""
 from __future__ import annotations
 
 import json
+import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,7 +38,7 @@ from cli.peers import Peer, candidate, make_peer, recording
 from cpusim import lockstep
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_unwritable
-from cpusim.loader import load_program
+from cpusim.loader import load_program, source_file
 from cpusim.lockstep import Case, OracleStepper, ProgramResult, RecordedStepper
 
 if TYPE_CHECKING:
@@ -280,7 +281,8 @@ def compare(
             "--random-state belongs to a PROGRAM, so name one; others are random anyway"
         )
     to_stdout = json_file == Path("-")
-    _check_outputs([None if to_stdout else json_file, junit, html], force)
+    outputs = [None if to_stdout else json_file, junit, html]
+    _check_outputs(outputs, force, files)
     # Reading the files comes first: a wrong name is refused before torch is loaded.
 
     def begin(state: bytes) -> bytes:
@@ -289,6 +291,7 @@ def compare(
     subjects = list(_named(files, begin, first_state, max_steps))
     truth = make_peer(reference, dtype)
     peer = candidate(model, against, dtype)
+    _check_outputs(outputs, force, [side.source for side in (truth, peer) if side.source])
     brought = _brought(truth, peer)
     draw = None
     if count is not None or not (files or brought):
@@ -326,6 +329,9 @@ def compare(
         settings = {
             "model": models[0] if models else None,
             **(vars(draw) if draw else dict.fromkeys(Draw.__dataclass_fields__)),
+            "acc": acc,
+            "set": registers,
+            "random_state": random_state,
             "files": [str(file) for file in files],
             "max_steps": max_steps,
             "from_step": from_step,
@@ -341,12 +347,12 @@ def compare(
     if junit is not None:
         with atomic_write(junit, force=force) as file:
             file.write(view.as_junit(result, seconds, window, replay))
-    what = _in_words(subjects, draw)
+    what = list(_in_words(subjects, draw, first_state))
     if html is not None:
         from cli import html_report  # jinja2
 
         about = html_report.About(
-            what,
+            "; ".join(what),
             _settings(draw, max_steps, from_step, rollout, dtype, (peer, truth)),
             [(side.kind, side.file, side.source) for side in (peer, truth) if side.source]
             + [("Program", str(file), file) for file in files],
@@ -373,24 +379,33 @@ def compare(
         context.exit(1)
 
 
-def _check_outputs(outputs: Sequence[Path | None], force: bool) -> None:
-    """Refuse before the comparison what could not be written after it."""
+def _check_outputs(outputs: Sequence[Path | None], force: bool, sources: Iterable[Path]) -> None:
+    """Refuse before the comparison what could not be written after it, or would replace what is
+    compared."""
     named = [output for output in outputs if output is not None]
+    files = [source_file(source) for source in sources]
     for output in named:
-        refuse_unwritable(output, force=force)
+        refuse_unwritable(output, force=force, sources=files)
     if len(named) != len(set(named)):
         twice = next(output for output in named if named.count(output) > 1)
         raise UserError(f"{twice}: two reports name the same file; give each its own")
 
 
-def _in_words(subjects: Sequence[Subject], draw: Draw | None) -> str:
-    if draw is None or draw.count < len(subjects):
-        return subjects[0].case.name if len(subjects) == 1 else f"{len(subjects):,} programs"
-    which = f" from {draw.start:,} on" if draw.start else ""
-    return (
-        f"{draw.count:,} random programs{which}, seed {draw.seed}, {draw.distribution},"
-        f" {draw.min_length} to {draw.max_length} instructions"
-    )
+def _in_words(
+    subjects: Sequence[Subject], draw: Draw | None, first_state: Sequence[str]
+) -> Iterator[str]:
+    """Which programs: those named, those drawn, and how their first states were changed."""
+    named = len(subjects) - (draw.count if draw else 0)
+    if named:
+        yield subjects[0].case.name if named == 1 else f"{named:,} programs"
+    if draw is not None:
+        which = f" from {draw.start:,} on" if draw.start else ""
+        yield (
+            f"{draw.count:,} random programs{which}, seed {draw.seed}, {draw.distribution},"
+            f" {draw.min_length} to {draw.max_length} instructions"
+        )
+    if first_state:
+        yield f"first states changed by {shlex.join(first_state)}"
 
 
 def _settings(

@@ -37,7 +37,7 @@ _LISTED_STEPS = 8
 
 
 def report_lines(
-    comparison: Comparison, what: str, *, window: int, show: int, replay: Replay
+    comparison: Comparison, what: Sequence[str], *, window: int, show: int, replay: Replay
 ) -> Iterator[Text]:
     """The whole report: `show` diffs, earliest first, the other programs, forms, summary."""
     differing = sorted(comparison.differing, key=lambda result: result.matched)
@@ -191,10 +191,10 @@ def form_lines(by_form: Mapping[str, FormTally]) -> Iterator[Text]:
         yield line
 
 
-def summary_lines(comparison: Comparison, what: str) -> Iterator[Text]:
-    """The verdict and its figures; `what`: the programs, in words."""
+def summary_lines(comparison: Comparison, what: Sequence[str]) -> Iterator[Text]:
+    """The verdict and its figures; `what`: the programs in words, a line each."""
     yield Text(f"{comparison.candidate} against {comparison.reference}", style="bold")
-    yield Text(f"  {what}")
+    yield from (Text(f"  {line}") for line in what)
     right = comparison.instructions - comparison.wrong_instructions
     right_bytes = comparison.byte_count - comparison.wrong_bytes
     yield figure("exact programs", f"{comparison.exact_programs:,} of {comparison.programs:,}")

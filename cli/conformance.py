@@ -25,6 +25,7 @@ from cpusim.conformance import export as export_traces
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing, refuse_unwritable
 from cpusim.isa import FIELDS, SLOTS
+from cpusim.loader import source_file
 from cpusim.lockstep import END_TOKEN, StepperError, Tokens
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def conformance(
     to_stdout = json_file == Path("-")
     _refuse(None if to_stdout else json_file, None if no_plots else plots, force)
     peer = candidate(model, against, dtype)
+    if json_file is not None and not to_stdout and peer.source is not None:
+        refuse_existing(json_file, force=force, sources=[source_file(peer.source)])
 
     report = Report(peer.stepper.name)
     interrupted = False
@@ -185,6 +188,13 @@ def _refuse(json_file: Path | None, plots: Path | None, force: bool) -> None:
             *plots.absolute().parents,
         ):
             raise UserError(f"{json_file}: is named as a file and as a folder of heat maps")
+        if (
+            json_file is not None
+            and plots.is_dir()
+            and json_file.name in heatmaps.file_names()
+            and json_file.parent.samefile(plots)
+        ):
+            raise UserError(f"{json_file}: a heat map has this very name; give --json another")
         refuse_unwritable(there / heatmaps.OVERVIEW, force=force)
         for name in heatmaps.file_names():
             refuse_existing(plots / name, force=force)

@@ -28,7 +28,7 @@ from cpusim.assembler import assemble_file, disassemble, program_slots
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_existing
 from cpusim.isa import SLOTS
-from cpusim.loader import load_program, load_trace
+from cpusim.loader import load_program, load_trace, source_file
 from cpusim.reference import Run, Stop
 from cpusim.reference import run as run_reference
 
@@ -79,7 +79,7 @@ def asm(source: Path, output: Path, force: bool) -> None:
       cpusim asm examples/sort.s -o sort.bin
       cpusim asm examples/sort.s -o sort.bin --force
     """
-    refuse_existing(output, force=force)
+    refuse_existing(output, force=force, sources=[source])
     memory = assemble_file(source)
     with atomic_write(output, force=force) as file:
         file.write(memory)
@@ -162,7 +162,7 @@ def run(
       cpusim run sort.bin --trace trace.bin --format json
     """
     if trace is not None:
-        refuse_existing(trace, force=force)
+        refuse_existing(trace, force=force, sources=[source_file(file)])
     program = load_program(file)
     state = start_state(program.state, acc, registers, random_state)
     result = run_reference(program.memory, state, max_steps=max_steps)

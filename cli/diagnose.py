@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import render
-from cli.options import FILE, cpu_model_option, dtype_option
+from cli.options import FILE, checkpoint_file, cpu_model_option, dtype_option
 from cli.peers import model_stepper, recordings
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, refuse_unwritable
+from cpusim.loader import source_file
 from cpusim.lockstep import Case
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ def _number(_: click.Context, __: click.Parameter, bits: float | None) -> float 
 @click.command()
 @click.argument("traces", nargs=-1, metavar="TRACE|SHARD...", type=FILE, required=True)
 @cpu_model_option
+@click.option(
+    "--open",
+    "is_open",
+    is_flag=True,
+    help="The recordings may have been stopped, so where they end says nothing.",
+)
 @click.option(
     "--threshold",
     type=click.FloatRange(min=0, min_open=True),
@@ -71,6 +78,7 @@ def diagnose(
     context: click.Context,
     traces: tuple[Path, ...],
     model: Path | None,
+    is_open: bool,
     threshold: float | None,
     show: int,
     dtype: str,
@@ -86,23 +94,33 @@ def diagnose(
     instruction or the bit to blame and the kind of fault (see `cpusim inject`). The CPU itself is
     not asked.
 
+    Where a recording ends counts as something that the machine did: one that ends before HLT, or
+    goes on after it, is faulty. --open leaves the end out, for recordings that somebody stopped,
+    such as `cpusim inject` does at --max-steps.
+
     Exit code 0: all are healthy; 1: a fault was found; 2: bad usage or unreadable input.
 
     \b
     Examples:
       cpusim diagnose board.bin
       cpusim diagnose board.bin --model runs/cpu --plot board.png
+      cpusim diagnose --open first-seconds.bin
       cpusim diagnose data/test/00000.shard --json report.json
       cpusim diagnose 'data/test/00000.shard[17]' --threshold 14
     """
     to_stdout = json_file == Path("-")
     outputs = [path for path in (plot, None if to_stdout else json_file) if path is not None]
+    sources = [*map(source_file, traces), *([] if model is None else [checkpoint_file(model)])]
     for output in outputs:
-        refuse_unwritable(output, force=force)
+        refuse_unwritable(output, force=force, sources=sources)
     if plot is not None and plot == json_file:
         raise UserError(f"{plot}: --plot and --json name the same file; give each its own")
-    # The end of a recording is part of what the machine did.
-    cases = [replace(case, ends=True) for path in traces for case in recordings(path)]
+    why = "--open says that the recording may have been stopped" if is_open else ""
+    cases = [
+        replace(case, ends=not is_open, open_because=why)
+        for path in traces
+        for case in recordings(path)
+    ]
     if plot is not None and len(cases) != 1:
         raise UserError(f"--plot draws one trace, and these are {len(cases):,}; name one of them")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from bytemodel.diagnose import Diagnosis, ImpossibleRecord, Suspect
 from cli import render
+from cli.options import file_word
 from cpusim.assembler import disassemble_word
 from cpusim.files import printable_name
 from cpusim.isa import FIELDS
@@ -115,8 +117,8 @@ def _blame_lines(diagnosis: Diagnosis) -> Iterator[Text]:
         line.append(f"; explains {render.count(suspect.records, 'record')}")
         yield line
         if suspect.fault is not None:
-            trace, fault = shlex.quote(diagnosis.case.name), suspect.fault
-            yield Text(f"  reproduce: cpusim inject {trace} --fault {fault} -o again.bin")
+            trace = shlex.quote(file_word(Path(diagnosis.case.name)))
+            yield Text(f"  reproduce: cpusim inject {trace} --fault {suspect.fault} -o again.bin")
         yield from _rival_lines(suspect)
 
 

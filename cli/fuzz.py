@@ -43,7 +43,10 @@ _LISTED = 20
 @cpu_model_option
 @click.option("--against", metavar="PEER", help="Fuzz this instead of a byte model.")
 @click.option(
-    "--minutes", type=float, metavar="M", help=f"Search for that long. Default: {_MINUTES:g}."
+    "--minutes",
+    type=float,
+    metavar="M",
+    help=f"Search and shrink for that long. Default: {_MINUTES:g}.",
 )
 @click.option(
     "--programs",
@@ -86,11 +89,12 @@ def fuzz(
     assembly (.s) with the expected and the predicted state as comments. Nothing in it is ever
     overwritten. The failures that it already holds are replayed first.
 
-    What is found by the end of the search is still shrunk; Ctrl-C saves it as it is. PEER is
-    oracle or model:CKPT.
+    With --programs all that is found is shrunk to the end. With --minutes the second half of the
+    time is for shrinking, if there is anything to shrink; what is not minimal by then is saved as
+    it is, and so it is on Ctrl-C. PEER is oracle or model:CKPT.
 
     Exit code 0: no failure; 1: a failure, new or from the corpus; 2: bad usage or
-    unreadable input.
+    unreadable input; 130: stopped by Ctrl-C, whatever was found.
 
     \b
     Examples:
@@ -150,10 +154,11 @@ def fuzz(
         console = render.stdout()
         for line in _report_lines(report, out, options):
             console.print(line)
+    if report.interrupted:
+        told = "what was found is saved" if report.failed else "no failure was found until then"
+        raise Interrupted(f"interrupted: {told}")
     if report.failed:
         context.exit(1)
-    if report.interrupted:
-        raise Interrupted("interrupted before a failure was found")
 
 
 class _Display:
@@ -182,15 +187,10 @@ class _Display:
         self._bar.stop()
 
     def progress(self, report: Report) -> None:
-        over = (
-            report.programs >= self._programs
-            if self._programs
-            else (report.seconds >= (self._seconds or 0))
-        )
         speed = report.programs / report.seconds if report.seconds else 0.0
         self._bar.update(
             self._task,
-            description="shrinking" if over and report.shrinking else "fuzzing",
+            description="fuzzing" if report.searching else "shrinking",
             completed=report.programs if self._programs else report.seconds,
             counted=f"{report.programs:,} programs, {speed:,.0f}/s, {_found(report)}",
         )
@@ -224,11 +224,13 @@ def _report_lines(report: Report, out: Path, options: Sequence[str]) -> Iterator
     )
     if report.interrupted:
         yield Text("  interrupted: what was found is saved as far as it was shrunk")
+    elif report.shrinking:
+        yield Text("  time is up: what was found is saved as far as it was shrunk")
     if report.tallies:
         yield Text(f"  {_found(report)}")
     if report.failed:
         replay = shlex.join(["cpusim", "compare", *options])
-        yield Text(f"replay all: {replay} {shlex.quote(str(out))}/*.bin")
+        yield Text(f"replay all: {replay} {shlex.quote(file_word(out))}/*.bin")
         yield Text("failures were found", style=render.WRONG)
     else:
         yield Text("no failure was found", style="bold green")

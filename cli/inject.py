@@ -22,7 +22,7 @@ from cpusim.faults import Injection, parse_fault
 from cpusim.faults import inject as run_on_faulty
 from cpusim.files import atomic_write, refuse_existing
 from cpusim.isa import FIELDS, FIRST_REGISTER, IR, PC
-from cpusim.loader import load_program
+from cpusim.loader import load_program, source_file
 from cpusim.reference import Stop
 
 _FETCHED = {PC, *range(IR, FIRST_REGISTER)}
@@ -78,7 +78,7 @@ def inject(
       cpusim inject '00000.shard[17]' --fault no-saturation:ADD -o w.bin --json
     """
     chosen = [parse_fault(text) for text in faults]
-    refuse_existing(output, force=force)
+    refuse_existing(output, force=force, sources=[source_file(file)])
     program = load_program(file)
     state = start_state(program.state, acc, registers, random_state)
     result = run_on_faulty(program.memory, state, chosen, max_steps=max_steps, name=str(file))
@@ -112,6 +112,8 @@ def _in_words(result: Injection) -> str:
         said += f", after {responsible}" if responsible else ", before any instruction"
     if result.faulty.stop is not Stop.HALTED:
         said += f"\nthe faulty machine does not halt; its trace ends at the {result.faulty.stop}"
+        if result.faulty.stop is Stop.STEP_LIMIT:
+            said += "\n`cpusim diagnose --open` does not take that for a fault"
     return said
 
 

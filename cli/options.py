@@ -107,6 +107,18 @@ def load_model(
     return checkpoint.load(path, device=place), pick_dtype(dtype, place)
 
 
+def checkpoint_file(path: Path) -> Path:
+    """The file that a CKPT names: of a run folder, that which holds its newest weights.
+
+    Raises `UserError` if there is none in the folder; a file need not be there.
+    """
+    if not path.is_dir():
+        return path
+    from bytemodel.checkpoint import newest_in_run
+
+    return newest_in_run(path)
+
+
 def _byte(text: str) -> int:
     number = parse_number(text)
     if number is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cli.options import checkpoint_file
 from cpusim.errors import UserError, nearest
 from cpusim.loader import load_trace
 from cpusim.lockstep import Case, OracleStepper, RecordedStepper, ReferenceStepper, Stepper
@@ -54,10 +55,10 @@ def _without_file(stepper: ReferenceStepper) -> Callable[[Path | None, str], Pee
 def _model(source: Path | None, dtype: str) -> Peer:
     from bytemodel.cpu import shipped_checkpoint
 
-    stepper = model_stepper(source, dtype)
     if source is None:
-        return Peer("model", shipped_checkpoint(), stepper)
-    return Peer(f"model:{source}", source, stepper)
+        return Peer("model", shipped_checkpoint(), model_stepper(None, dtype))
+    file = checkpoint_file(source)
+    return Peer(f"model:{source}", file, model_stepper(file, dtype))
 
 
 def model_stepper(path: Path | None, dtype: str = "auto") -> ByteModelStepper:

@@ -18,7 +18,7 @@ from cli.options import (
     model_option,
 )
 from cpusim.errors import UserError
-from cpusim.files import read_bytes, refuse_same, refuse_unwritable
+from cpusim.files import read_bytes, refuse_unwritable
 
 
 @click.command()
@@ -82,12 +82,10 @@ def score(
     """
     # All files are looked at before the model is loaded, which takes a while.
     if plot is not None:
-        refuse_unwritable(plot, force=force)
+        refuse_unwritable(plot, force=force, sources=files)
     pipes: dict[Path, bytes] = {}  # can be read once only
     for path in files:
         data = read_bytes(path, limit=None if path.is_fifo() else skip)
-        if plot is not None:
-            refuse_same(plot, path)
         if path.is_fifo():
             pipes[path] = data
         size = len(data)
@@ -182,8 +180,7 @@ def explain(
       bgpt explain --model runs/text README.md -o readme.png
     """
     data = read_bytes(file)
-    refuse_same(output, file)
-    refuse_unwritable(output, force=force)
+    refuse_unwritable(output, force=force, sources=[file])
     from bytemodel.pictures import draw_bits
     from bytemodel.score import score_file
 

@@ -38,6 +38,13 @@ class Corpus:
     folder: Path
     known: tuple[tuple[Path, Case], ...]
 
+    def make(self) -> None:
+        """Make the folder if it is not there. Raises `UserError` if that cannot be."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_be(self.folder, error) from None
+
     def path(self, failure: Failure) -> Path:
         """Where a failure's trace belongs."""
         memory, state = failure.case.memory[None], failure.case.records[:1]
@@ -63,23 +70,29 @@ class Corpus:
 
 
 def open_corpus(folder: Path) -> Corpus:
-    """The corpus in a folder, which is made if it is not there.
+    """The corpus in a folder, which need not be there: `Corpus.make` makes it.
 
     Raises `UserError` if there can be no such folder, it cannot be written to, or a `.bin` file
     in it cannot be read as a program.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = sorted(folder.glob(f"*{TRACE_SUFFIX}"))
-    except (FileExistsError, NotADirectoryError):
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
         raise UserError(
-            f"{folder}: is no folder, and a corpus is one; choose another name with --out"
-        ) from None
+            f"{there}: is no folder, and a corpus is one; choose another name with --out"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there}: cannot be written to; check its permissions")
+    try:
+        paths = sorted(folder.glob(f"*{TRACE_SUFFIX}"))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be a corpus ({describe_os_error(error)})") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: cannot be written to; check its permissions")
+        raise _cannot_be(folder, error) from None
     return Corpus(folder, tuple((path, _start(path)) for path in paths))
+
+
+def _cannot_be(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{folder}: cannot be a corpus ({describe_os_error(error)}); choose another name with --out"
+    )
 
 
 def _start(path: Path) -> Case:

@@ -619,9 +619,9 @@ def export(
         below = Path() if source.is_file() else shard.path.parent.relative_to(source)
         plan.append((shard, out / below, range(numbered[below], numbered[below] + len(shard))))
         numbered[below] += len(shard)
-    for _, folder, numbers in plan:
+    for shard, folder, numbers in plan:
         for number in numbers:
-            refuse_existing(_file_of(folder, number), force=force)
+            refuse_existing(_file_of(folder, number), force=force, sources=[shard.path])
     written = 0
     for shard, folder, numbers in plan:
         shard.check()

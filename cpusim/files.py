@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -46,11 +46,14 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
         ) from None
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
+def refuse_existing(path: Path, *, force: bool, sources: Iterable[Path] = ()) -> None:
     """Raise `UserError` if writing `path` would destroy something without `force`, or if there can
-    be no such file."""
+    be no such file.
+
+    `sources`: what it is made of, which even `force` does not replace; they need not be files.
+    """
     try:
-        path.stat()
+        there = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
@@ -60,22 +63,20 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     if not path.is_file():
         # Renaming over /dev/null would replace the device for everybody.
         raise UserError(f"{path}: is a device or a pipe where a file is expected; name a file")
+    for source in sources:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(there, source.stat()):
+                raise UserError(f"{path}: is the very file that is read; name another to write to")
     if not force:
         raise UserError(f"{path}: already exists; use --force to replace it")
 
 
-def refuse_same(path: Path, source: Path) -> None:
-    """Raise `UserError` if what is written would replace what it is made of."""
-    if path.exists() and path.samefile(source):
-        raise UserError(f"{path}: is the very file that is read; name another to write to")
-
-
-def refuse_unwritable(path: Path, *, force: bool) -> None:
+def refuse_unwritable(path: Path, *, force: bool, sources: Iterable[Path] = ()) -> None:
     """Refuse before long work what could not be written after it.
 
-    Raises `UserError` as `atomic_write` does.
+    Raises `UserError` as `atomic_write` does, and as `refuse_existing` for `sources`.
     """
-    refuse_existing(path, force=force)
+    refuse_existing(path, force=force, sources=sources)
     handle, temporary = _temporary(path)
     os.close(handle)
     temporary.unlink()

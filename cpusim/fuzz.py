@@ -7,11 +7,14 @@ many of them in one pass again. What is minimal is checked alone, since a model'
 depend on what shares its batch, and then written to the corpus, whose old failures are
 replayed before all else.
 
-With the same seed and number of programs everything found is the same.
+With the same seed and number of programs everything found is the same. A limit of time holds for
+all of it: the second half is for shrinking alone, as long as anything is left to shrink, and what
+is not minimal by the end is saved as it is.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -99,7 +102,11 @@ class Known:
 
 @dataclass
 class Report:
-    """What a run found, filled while it goes on. `programs`, `steps`: those of the search."""
+    """What a run found, filled while it goes on.
+
+    `programs`, `steps`: those of the search. `searching`: False while it only shrinks. `shrinking`:
+    failures not minimal yet, which at the end are those that there was no time for.
+    """
 
     candidate: str
     seed: int
@@ -107,6 +114,7 @@ class Report:
     programs: int = 0
     steps: int = 0
     tallies: dict[Bucket, Tally] = field(default_factory=dict)
+    searching: bool = True
     shrinking: int = 0
     seconds: float = 0.0
     interrupted: bool = False
@@ -132,14 +140,16 @@ def fuzz(
     progress: Callable[[Report], None] = lambda _: None,
     found: Callable[[Example], None] = lambda _: None,
 ) -> Report:
-    """Replay a corpus, then search until `programs` or `seconds` are reached.
+    """Replay a corpus, then search and shrink until `seconds` are over, or what was found in
+    `programs` is minimal.
 
     `progress` is called whenever something was done, `found` with each failure saved.
 
-    What was found by then is shrunk to the end. Ctrl-C ends the run: failures are then saved
-    as far as they have been shrunk, and so they are if the candidate raises an error, which
+    Time is looked at between passes. Ctrl-C ends the run sooner. Either way failures are saved as
+    far as they have been shrunk, and so they are if the candidate raises an error, which
     passes. Raises `UserError` if the corpus cannot be written.
     """
+    corpus.make()
     run = _Run(candidate, corpus, replays, Report(candidate.name, seed), progress, found)
     try:
         run.replay()
@@ -203,16 +213,20 @@ class _Run:
     def search(self, programs: int | None, seconds: float | None) -> None:
         """Search and shrink by turns; at last only shrink."""
         report = self.report
-        searching = True
-        while searching or self._queue:
-            if searching:
+        end = math.inf if seconds is None else self._begun + seconds
+        half = math.inf if seconds is None else self._begun + seconds / 2
+        in_time = True
+        while in_time and (report.searching or self._queue):
+            if report.searching:
                 left = BATCH if programs is None else min(BATCH, programs - report.programs)
                 self._search_batch(report.programs // BATCH, left)
-                searching = programs is None or report.programs < programs
-                if seconds is not None and monotonic() - self._begun >= seconds:
-                    searching = False
-            self._shrink()
+            in_time = monotonic() < end
+            if in_time:
+                self._shrink()
             self._choose()
+            report.searching = (programs is None or report.programs < programs) and (
+                not self._queue or monotonic() < half
+            )
 
     def _search_batch(self, batch: int, count: int) -> None:
         drawn = edge_programs(self.report.seed, batch)

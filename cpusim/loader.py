@@ -91,6 +91,12 @@ def load_trace(path: Path) -> Trace:
     return shard.trace(one[1])
 
 
+def source_file(path: Path) -> Path:
+    """The file that a program or trace of this name is read from: of `SHARD[17]` the shard."""
+    one = _one_of_shard(path)
+    return one[0] if one else path
+
+
 def _one_of_shard(path: Path) -> tuple[Path, int] | None:
     """The shard and number in a name like `SHARD[17]`, unless it is a file's own name."""
     match = _ONE_OF_SHARD.fullmatch(str(path))

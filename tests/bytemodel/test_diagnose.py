@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import bytemodel.diagnose
 from bytemodel.cpu import load_stepper, shipped_checkpoint
 from bytemodel.diagnose import THRESHOLD, Diagnosis, Suspect, diagnose
-from cpusim.assembler import assemble
+from cpusim.assembler import assemble, program_slots
 from cpusim.faults import (
     BOUNDS,
     BitFlip,
@@ -45,7 +45,7 @@ from cpusim.isa import (
 )
 from cpusim.lockstep import END_TOKEN, FETCH, Case, OracleStepper, Predictions, record
 from cpusim.programs import generate
-from cpusim.reference import execute, fetch, run
+from cpusim.reference import Stop, execute, fetch, run
 from tests.certain import CertainModel
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -242,6 +242,67 @@ def test_two_faults_are_both_suspects() -> None:
     faults = [parse_fault("swap-opcode:XOR=ADD"), parse_fault("off-by-one:SUB=+1")]
     made = of_program(*faults, memory=assemble("XOR A B\nSUB C A\nXOR D E\nSUB B A\nXOR F G\nHLT"))
     assert {suspect.fault for suspect in made.suspects} == set(faults)
+
+
+class ByPlace(CertainModel):
+    """Knows the CPU, but fetches record k from slot k - 1 and ends behind the last slot in use,
+    which is right of every program without jumps."""
+
+    def verify(self, cases: Sequence[Case]) -> Iterator[tuple[int, Predictions]]:
+        for index, said in super().verify(cases):
+            assert said.expected_probability is not None
+            memory, records = cases[index].memory, cases[index].records.astype(np.int16)
+            observed = np.concatenate([records[1:], np.full((1, STATE_SIZE), END_TOKEN)])
+            length = program_slots(memory.tobytes())
+            for row, tokens in enumerate(said.tokens[:length]):
+                if tokens[PC] == END_TOKEN:
+                    tokens[:] = records[row]
+                    tokens[PC] += 1
+                tokens[IR:FIRST_REGISTER] = memory.reshape(-1, 4)[row]
+            said.tokens[length : length + 1] = END_TOKEN
+            right = said.tokens == observed
+            said.expected_probability[:] = np.where(right, 1 - self.doubt, self.doubt / 256)
+            yield index, said
+
+
+MISSED = assemble("INC A\nSHL B\nROL C\nINC D\nSHL E\nROL F\nHLT")
+"""With bit 0 of IR0 stuck at 1 it does DEC, SHR and ROR, and CLR where HLT was."""
+
+
+@pytest.mark.parametrize(
+    ("memory", "spec"),
+    [
+        *((PROGRAM, f"stuck:PC.{bit}={value}") for bit in range(3) for value in (0, 1)),
+        (PROGRAM, "flip:PC.1@7"),
+        (PROGRAM, "stuck:PC.3=1"),
+        (MISSED, "stuck:IR0.0=1"),
+    ],
+)
+def test_what_surprises_a_model_where_no_machine_should_be_is_no_second_fault(
+    memory: bytes, spec: str
+) -> None:
+    found = run_faulty(memory, START, [parse_fault(spec)], max_steps=60)
+    ends = found.stop is Stop.HALTED
+    made = diagnosis(case_of(memory, found.records, ends=ends), ByPlace())
+    (suspect,) = made.suspects
+    assert str(suspect.fault) == spec or suspect.blames == FETCH
+
+
+@pytest.mark.parametrize(
+    ("specs", "named"),
+    [
+        (["stuck:IR1.0=1", "flip:IR2.0@5"], 2),
+        (["stuck:IR1.1=1", "flip:IR1.0@3"], 2),
+        (["flip:IR1.1@5", "off-by-one:XOR=+1"], 2),
+        (["off-by-one:SUB=-1", "flip:PC.0@3"], 1),
+    ],
+)
+def test_a_second_fault_beside_a_wrong_fetch_is_named(specs: list[str], named: int) -> None:
+    faults = [parse_fault(spec) for spec in specs]
+    records = run_faulty(PROGRAM, START, faults, max_steps=60).records
+    made = diagnosis(case_of(PROGRAM, records, ends=False), ByPlace())
+    assert {suspect.fault for suspect in made.suspects} >= set(faults[:named])
+    assert len(made.suspects) == 2
 
 
 def test_two_swapped_opcodes_are_named_where_the_first_one_stops_the_machine() -> None:

@@ -471,6 +471,9 @@ def test_export_gives_back_what_import_took_over(tmp_path: Path, model: Path) ->
     assert given.keys() == written.keys()
     assert all(torch.equal(given[name], written[name]) for name in given)
     assert refused("export", ours, "-o", back).endswith("use --force to replace it")
+    for word in ("import", "export"):
+        told = refused(word, ours, "-o", ours, "--force")
+        assert told == f"{ours}: is the very file that is read; name another to write to"
     assert "is of the local family" in refused("export", model, "-o", tmp_path / "none.pth")
     assert not (tmp_path / "none.pth").exists()
 

@@ -303,6 +303,26 @@ def test_files_and_random_programs_can_be_compared_together(tmp_path: Path) -> N
     report = figures(trace(tmp_path / "t.bin"), "--programs", 2, "--against", "oracle")
     assert report["programs"] == 3
     assert report["seed"] == 1
+    assert (report["acc"], report["set"], report["random_state"]) == (None, {}, None)
+
+
+def test_all_reports_tell_how_programs_were_drawn_and_their_first_states_changed(
+    tmp_path: Path,
+) -> None:
+    path, page = trace(tmp_path / "t.bin"), tmp_path / "page.html"
+    words = [path, "--programs", 2, "--distribution", "uniform", "--against", "oracle"]
+    words += ["--acc", 9, "--set", "A=0", "--set", "b=0x10", "--random-state", 7]
+    lines = cpusim(*words, "--html", page).stdout.splitlines()
+    told = lines[lines.index("oracle against oracle") + 1 :][:3]
+    assert told == [
+        f"  {path}",
+        "  2 random programs, seed 1, uniform, 1 to 255 instructions",
+        "  first states changed by --random-state 7 --acc 9 --set A=0,B=16",
+    ]
+    assert f"<bdi>{'; '.join(map(str.strip, told))}</bdi>" in page.read_text()
+    report = figures(*words)
+    assert (report["distribution"], report["random_state"]) == ("uniform", 7)
+    assert (report["acc"], report["set"]) == (9, {"A": 0, "B": 16})
 
 
 def test_a_named_trace_that_is_not_what_the_cpu_does_is_run_again_and_said(

@@ -203,6 +203,15 @@ def test_the_heat_maps_go_to_runs_conformance_by_default_and_are_not_overwritten
     assert len(drawn) == 2
 
 
+@pytest.mark.parametrize("name", ["overview.png", "../maps/ADD_R.png"])
+def test_figures_are_not_lost_under_a_heat_map_of_their_name(name: str) -> None:
+    Path("maps").mkdir()
+    words = ["--against", "oracle", "--plots", "maps", "--json", f"maps/{name}", "--force"]
+    told = cpusim_(*words, code=2).stderr
+    assert told == f"maps/{name}: a heat map has this very name; give --json another\n"
+    assert list(Path("maps").iterdir()) == []
+
+
 def test_interrupted_it_reports_on_what_was_checked_until_then(
     small: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

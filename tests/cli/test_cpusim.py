@@ -611,6 +611,43 @@ def test_an_existing_output_is_kept_unless_forced(command: list[object], tmp_pat
     assert len(out.read_bytes()) >= MEMORY_SIZE
 
 
+def test_what_is_read_is_not_replaced_even_with_force(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    cpusim("generate", data, "--count", 2, "--test-count", 0, "--workers", 1)
+    (shard,) = data.rglob("*.shard")
+    program, trace = source(tmp_path, "INC A\nHLT"), tmp_path / "t.bin"
+    trace.write_bytes(TRACE.read_bytes())
+    link, unpacked = tmp_path / "link", tmp_path / "0000001.bin"
+    link.symlink_to(trace)
+    unpacked.write_bytes(shard.read_bytes())
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model.pt").write_bytes(b"weights")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    inject, oracle = ["--fault", "stuck:A.0=1", "-o"], ["--against", "oracle"]
+    replaced: list[tuple[list[object], Path]] = [
+        (["asm", program, "-o", program], program),
+        (["run", program, "--trace", program], program),
+        (["run", f"{shard}[1]", "--trace", shard], shard),
+        (["inject", program, *inject, program], program),
+        (["inject", f"{shard}[1]", *inject, shard], shard),
+        (["diagnose", program, trace, "--json", trace], trace),
+        (["diagnose", link, "--plot", trace], trace),
+        (["diagnose", f"{shard}[1]", "--json", shard], shard),
+        (["diagnose", trace, "--model", run, "--json", run / "model.pt"], run / "model.pt"),
+        (["compare", program, trace, "--html", link], link),
+        (["compare", f"{shard}[1]", "--junit", shard], shard),
+        (["compare", "--against", f"trace:{trace}", "--json", trace], trace),
+        (["compare", "--reference", f"trace:{shard}", "--html", shard, *oracle], shard),
+        (["conformance", "--no-plots", "--against", f"trace:{shard}", "--json", shard], shard),
+        (["export", unpacked, tmp_path], unpacked),
+    ]
+    for words, path in replaced:
+        told = refused(*words, "--force")
+        assert told == f"{path}: is the very file that is read; name another to write to"
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
 @writers
 def test_a_device_is_never_renamed_over(command: list[object], tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -99,14 +100,20 @@ def test_the_fault_is_named_in_words(tmp_path: Path, fault: str, blamed: str) ->
     assert blamed in diagnose(trace(tmp_path / "t.bin", fault), code=1).stdout.splitlines()
 
 
-def test_reproducing_the_fault_it_names_gives_the_same_trace(tmp_path: Path) -> None:
-    path, again = trace(tmp_path / "t.bin", "swap-opcode:XOR=MOV"), tmp_path / "again.bin"
+@pytest.mark.parametrize("name", ["t.bin", "-t.bin", "a b.bin"])
+def test_reproducing_the_fault_it_names_gives_the_same_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = trace(Path(name), "swap-opcode:XOR=MOV")
     (line,) = [
-        line for line in diagnose(path, code=1).stdout.splitlines() if "reproduce: cpusim" in line
+        line
+        for line in diagnose("--", path, code=1).stdout.splitlines()
+        if "reproduce: cpusim" in line
     ]
-    words = line.split("cpusim ")[1].replace("again.bin", str(again)).split()
+    words = shlex.split(line.split("cpusim ")[1])
     assert CliRunner().invoke(main, words).exit_code == 0
-    assert again.read_bytes() == path.read_bytes()
+    assert Path("again.bin").read_bytes() == path.read_bytes()
 
 
 def test_a_trace_that_stops_early_says_that_its_end_is_impossible(tmp_path: Path) -> None:
@@ -114,6 +121,30 @@ def test_a_trace_that_stops_early_says_that_its_end_is_impossible(tmp_path: Path
     out = diagnose(path, code=1).stdout
     assert "       4  ADD A B       -      end        a state  p 1.0000   27.9" in out
     assert "  explained as well by: ADD executes as " in out
+
+
+def test_where_a_recording_was_stopped_is_no_fault_if_it_is_open(tmp_path: Path) -> None:
+    path = trace(tmp_path / "t.bin")
+    path.write_bytes(path.read_bytes()[: len(MEMORY) + 5 * STATE_SIZE])
+    assert "blamed: " in diagnose(path, code=1).stdout
+    assert diagnose("--open", path).stdout.splitlines() == [
+        f"{path}: healthy, 4 records, at most 0.0 bits a byte (record 1, PC)",
+        "its end is not checked: --open says that the recording may have been stopped",
+    ]
+    (found,) = json.loads(diagnose("--open", path, "--json", "-").stdout)["diagnoses"]
+    assert (found["faulty"], found["end_checked"], found["records"]) == (False, False, 4)
+
+
+@pytest.mark.parametrize("fault", ["swap-opcode:HLT=CLR", "stuck:PC.0=0"])
+def test_a_machine_that_was_stopped_at_the_step_limit_has_one_fault_if_it_is_open(
+    tmp_path: Path, fault: str
+) -> None:
+    healthy, path = trace(tmp_path / "h.bin"), tmp_path / "t.bin"
+    words = ["inject", healthy, "--fault", fault, "--max-steps", 40, "-o", path]
+    told = CliRunner().invoke(main, list(map(str, words))).stdout
+    assert "`cpusim diagnose --open` does not take that for a fault" in told
+    (found,) = json.loads(diagnose("--open", path, "--json", "-", code=1).stdout)["diagnoses"]
+    assert [suspect["fault"] for suspect in found["suspects"]] == [fault]
 
 
 def test_a_whole_shard_or_one_of_its_traces_can_be_read(tmp_path: Path) -> None:

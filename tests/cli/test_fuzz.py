@@ -83,6 +83,17 @@ def test_failures_are_listed_saved_and_announced_with_exit_code_1(model: Any) ->
         assert f": fuzz/{name}, " in result.stderr
 
 
+def test_a_corpus_whose_name_looks_like_an_option_can_be_replayed(model: Any) -> None:
+    model(planted.division_by_zero)
+    words = ["--model", "m.pt", "--programs", 10, "--out", "-my corpus"]
+    (line,) = [
+        line
+        for line in cpusim("fuzz", *words, code=1).stdout.splitlines()
+        if line.startswith("replay all: cpusim ")
+    ]
+    assert line == "replay all: cpusim compare --model m.pt './-my corpus'/*.bin"
+
+
 def test_compare_replays_the_corpus_and_each_command_shows_its_failure(model: Any) -> None:
     model(*FAULTS, planted.swap_with_itself)
     cpusim("fuzz", "--model", "m.pt", "--programs", 64, "--out", "a corpus", code=1)
@@ -222,6 +233,20 @@ def test_a_byte_model_is_fuzzed(tmp_path: Path) -> None:
 SHORT = 295
 
 
+def test_what_there_was_no_time_to_shrink_is_saved_as_it_is_and_said_to_be(model: Any) -> None:
+    model(planted.no_end_at_256, planted.slot_200_is_72)
+    # Time is up once the first programs have been searched.
+    result = cpusim("fuzz", "--model", "m.pt", "--minutes", "1e-9", code=1)
+    lines = result.stdout.splitlines()
+    assert "  time is up: what was found is saved as far as it was shrunk" in lines
+    rows = [line for line in lines if " (not minimal)" in line]
+    assert {line.split()[0] for line in rows} >= {"HLT", "fetch"}
+    assert len(rows) == len(list(Path("fuzz").glob("*.s")))
+    assert "64 programs" in result.stdout
+    for path in Path("fuzz").glob("*.s"):
+        assert "not shrunk to the end" in path.read_text()
+
+
 def test_ctrl_c_ends_a_real_run_with_its_findings_saved(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
@@ -252,7 +277,8 @@ def test_ctrl_c_ends_a_real_run_with_its_findings_saved(tmp_path: Path) -> None:
         )
 
     done = run(70)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.endswith("interrupted: what was found is saved\n")
     assert "  interrupted: what was found is saved as far as it was shrunk\n" in done.stdout
     assert "Traceback" not in done.stderr
     assert list(Path("fuzz").glob("div-r-r-target-*.s"))
@@ -261,7 +287,7 @@ def test_ctrl_c_ends_a_real_run_with_its_findings_saved(tmp_path: Path) -> None:
         path.unlink()
     nothing = run(0)
     assert nothing.returncode == 130
-    assert nothing.stderr.endswith("interrupted before a failure was found\n")
+    assert nothing.stderr.endswith("interrupted: no failure was found until then\n")
     assert list(Path("fuzz").iterdir()) == []
 
 
@@ -283,13 +309,22 @@ def test_ctrl_c_ends_a_real_run_with_its_findings_saved(tmp_path: Path) -> None:
         (["--against", "orakel"], "did you mean oracle?"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(words: list[str], told: str) -> None:
-    assert told in refused(*words)
+def test_what_cannot_be_asked_is_refused(words: list[str], told: str, tmp_path: Path) -> None:
+    assert told in refused(*words, "--out", "a/corpus")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_recording_cannot_be_fuzzed() -> None:
     Path("t.bin").write_bytes(assemble("HLT") + bytes(16))
     assert "knows no program but its own" in refused("--against", "trace:t.bin")
+    assert not Path("fuzz").exists()
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "/proc/no/corpus"])
+def test_a_folder_that_cannot_be_made_is_refused_before_the_search(name: str) -> None:
+    told = refused("--against", "oracle", "--minutes", 1000, "--out", name)
+    assert told.startswith(f"{name}: cannot be ")
+    assert told.endswith("; choose another name with --out")
 
 
 def test_a_hostile_corpus_is_refused_before_torch_is_loaded_and_stays_as_it_is() -> None:

@@ -18,6 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+import bytemodel.cpu
 from cli import html_report
 from cli.cpusim import main
 from cpusim.assembler import assemble
@@ -36,6 +37,7 @@ from cpusim.lockstep import (
     record,
 )
 from cpusim.reference import run
+from tests.certain import CertainModel
 from tests.cli.browser import CONTRASTS, Outline, check_structure, in_a_browser, media, press
 
 PROGRAM = "LOADI 5\nPOP A\nADD A B\nSWAP A\nMUL A C\nDIV B C D\nHLT\n"
@@ -176,6 +178,27 @@ def test_the_command_writes_the_page_beside_its_report_on_the_terminal(tmp_path:
     cpusim(*words, "--force", code=1)
     same = cpusim("--against", "oracle", "--json", tmp_path / "x", "--html", tmp_path / "x", code=2)
     assert "name the same file" in same.stderr
+
+
+def test_of_a_run_folder_the_page_names_the_file_of_its_weights_and_their_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def load(path: Path, _: str) -> CertainModel:
+        asked.append(path)
+        return CertainModel(name=f"model:{path}")
+
+    monkeypatch.setattr(bytemodel.cpu, "load_stepper", load)
+    weights, out = tmp_path / "run" / "model.pt", tmp_path / "report.html"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    words = ["--model", weights.parent, "--programs", 1, "--html", out, "--json", "-"]
+    assert json.loads(cpusim(*words).stdout)["model"] == str(weights)
+    assert asked == [weights]
+    text = out.read_text()
+    assert hashlib.sha256(b"weights").hexdigest() in text
+    assert f">{weights}</bdi>" in text
 
 
 def test_random_programs_are_named_by_seed_distribution_and_the_whole_command(

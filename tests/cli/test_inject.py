@@ -80,6 +80,7 @@ def test_a_machine_that_never_halts_is_recorded_up_to_the_limit_and_said_to_be(
     assert inject(trace, *words).stdout.splitlines() == [
         "swap-opcode:HLT=CLR: first shows in record 6, where the program has ended, after HLT",
         "the faulty machine does not halt; its trace ends at the step limit",
+        "`cpusim diagnose --open` does not take that for a fault",
     ]
     assert out.stat().st_size == MEMORY_SIZE + 301 * STATE_SIZE
 

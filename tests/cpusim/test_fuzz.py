@@ -163,22 +163,47 @@ def test_the_same_seed_finds_the_same_and_another_does_not(tmp_path: Path) -> No
     assert set(sources) <= {e.found for t in one.tallies.values() for e in t.examples}
 
 
-def test_a_search_by_time_stops_after_the_batch_in_which_time_is_up(
+@pytest.mark.parametrize("seconds", [20.0, 100.0, 300.0, 2000.0])
+def test_a_limit_of_time_holds_for_shrinking_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    faults = planted.no_end_at_256, planted.division_by_zero, planted.slot_200_is_72
+    candidate = Planted(faults)
+    # Each trace takes a second.
+    monkeypatch.setattr(module, "monotonic", lambda: float(candidate.asked))
+    report = fuzz(
+        candidate, open_corpus(tmp_path), seed=1, replays=lambda path, _: [], seconds=seconds
+    )
+    assert seconds <= report.seconds < seconds + 128
+    assert report.programs % 64 == 0
+    assert set(report.tallies) == {bucket for fault, bucket, _ in FAULTS if fault in faults}
+    examples = [example for tally in report.tallies.values() for example in tally.examples]
+    unfinished = [example for example in examples if not example.minimal]
+    assert bool(unfinished) == bool(report.shrinking) == (seconds < 2000)
+    for example in unfinished:
+        assert "not shrunk to the end" in example.path.with_suffix(".s").read_text()
+    assert not report.interrupted
+
+
+def test_the_second_half_of_the_time_is_for_shrinking_alone_if_there_is_anything_to_shrink(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(10_000))
-    monkeypatch.setattr(module, "monotonic", lambda: float(next(clock)))
-    report = fuzz(
-        Planted((planted.swap_with_itself,)),
+    candidate = Planted((planted.slot_200_is_72,))
+    monkeypatch.setattr(module, "monotonic", lambda: float(candidate.asked))
+    searched: list[tuple[float, int, int]] = []
+    fuzz(
+        candidate,
         open_corpus(tmp_path),
         seed=1,
         replays=lambda path, _: [],
-        seconds=100.0,
+        seconds=4000.0,
+        progress=lambda report: searched.append(
+            (report.seconds, report.programs, report.shrinking)
+        ),
     )
-    assert report.programs >= 64
-    assert report.programs % 64 == 0
-    assert report.seconds >= 100
-    assert only(report, Bucket("SWAP R R", Field.TARGET)).minimal
+    late = {programs for seconds, programs, left in searched if seconds > 2064 and left}
+    after = {programs for _, programs, left in searched if not left}
+    assert len(late) <= 1 < len(after), (late, after)
 
 
 # The corpus ---------------------------------------------------------------------------
