@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Generator, Iterator
 from itertools import count
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -19,9 +19,17 @@ from bytemodel.data import AdaptiveSource, SizedBatch, Source
 from cpusim.errors import UserError
 
 _MOST_WORKERS = 8
-_STEPS = 128
-"""Of so many steps in a row one process makes the batches, since what a source reads or makes
-serves several of them."""
+_STEPS = 64
+"""Of so many steps in a row, or a few more, one process makes the batches."""
+
+
+@runtime_checkable
+class MakesTogether(Protocol):
+    """A source that makes the batches of several steps at once."""
+
+    def made_together(self, step: int) -> int:
+        """The first step behind those whose batches are made with that of `step`."""
+        ...
 
 
 def workers_for(device: torch.device) -> int:
@@ -41,9 +49,9 @@ def batches(source: Source, step: int, workers: int) -> Generator[SizedBatch]:
         yield from map(source.batch, count(step))
         return
     loader: DataLoader[Any] = DataLoader(
-        _Stretches(source, step),
+        _Stretches(source),
         batch_size=None,
-        sampler=_Counting(),
+        sampler=_InARow(source, step),
         num_workers=workers,
         multiprocessing_context="fork",  # a source cannot be sent, nor need it be
         worker_init_fn=_let_main_process_decide,
@@ -60,28 +68,40 @@ def batches(source: Source, step: int, workers: int) -> Generator[SizedBatch]:
 
 
 class _Stretches(Dataset[Any]):
-    """Batches of `_STEPS` steps at a time, what the source noted meanwhile, and why it had to end,
-    if it had to."""
+    """The batches of several steps, what the source noted meanwhile, and why it had to end, if it
+    had to."""
 
-    def __init__(self, source: Source, step: int) -> None:
-        self._source, self._step = source, step
+    def __init__(self, source: Source) -> None:
+        self._source = source
 
-    def __getitem__(self, number: int) -> tuple[list[SizedBatch], list[str], UserError | None]:
+    def __getitem__(self, steps: range) -> tuple[list[SizedBatch], list[str], UserError | None]:
         notes: list[str] = []
         if hasattr(self._source, "note"):
             self._source.note = notes.append
         made: list[SizedBatch] = []
-        first = self._step + number * _STEPS
         try:
-            made.extend(self._source.batch(step) for step in range(first, first + _STEPS))
+            made.extend(self._source.batch(step) for step in steps)
         except UserError as error:
             return made, notes, error
         return made, notes, None
 
 
-class _Counting(Sampler[int]):
-    def __iter__(self) -> Iterator[int]:
-        return count()
+class _InARow(Sampler[range]):
+    """Steps by the stretch, from one on; what is made together stays together."""
+
+    def __init__(self, source: Source, step: int) -> None:
+        self._source, self._step = source, step
+
+    def __iter__(self) -> Iterator[range]:
+        first = self._step
+        while True:
+            stop = first + _STEPS
+            if isinstance(self._source, MakesTogether):
+                stop = first
+                while stop < first + _STEPS:
+                    stop = self._source.made_together(stop)
+            yield range(first, stop)
+            first = stop
 
 
 def _let_main_process_decide(_worker: int) -> None:

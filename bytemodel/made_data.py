@@ -139,6 +139,14 @@ class MixedSource:
         block, place = divmod(made, self._batches_a_block)
         return self._block(block)[place]
 
+    def made_together(self, step: int) -> int:
+        """The step behind the last that takes of the same block as this one."""
+        block = self._before(step) // self._batches_a_block
+        stop = step + 1
+        while self.share and self._before(stop) // self._batches_a_block == block:
+            stop += 1
+        return stop
+
     @property
     def steps_per_epoch(self) -> int:
         """How many batches hold every real window once."""

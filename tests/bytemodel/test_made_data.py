@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bytemodel import ahead
 from bytemodel.files_data import Conversion, FileBatch, FileSource, MadeFile, Pair, Part
 from bytemodel.made_data import MixedSource
 from bytemodel.patches import PAD, encode_conversion, encode_file
@@ -75,6 +80,23 @@ def test_the_share_of_made_batches_is_what_was_asked() -> None:
         source = mixed(share, "low->up")
         made = [b"MADE" in targets(source.batch(step))[0] for step in range(80)]
         assert sum(made) == 80 * share
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.75])
+def test_other_processes_make_each_block_once(share: float, tmp_path: Path) -> None:
+    source = mixed(share)
+    expected = [source.batch(step) for step in range(200)]
+    make_block = source._block
+
+    def noted(block: int) -> list[FileBatch]:
+        (tmp_path / f"{block}-{os.getpid()}").touch()
+        return make_block(block)
+
+    source._block = noted  # type: ignore[assignment]
+    with contextlib.closing(ahead.batches(source, 0, 2)) as found:
+        assert all(map(equal, islice(found, 200), expected))
+    made = [path.name.partition("-")[0] for path in tmp_path.iterdir()]
+    assert len(made) == len(set(made)) >= (1 if share else 0)
 
 
 def test_real_batches_come_in_their_own_order() -> None:
