@@ -109,6 +109,7 @@ def measure(train: list[Path], test: list[Path]) -> dict[str, Any]:
 def score(model: Path, dtype: str, test: list[Path]) -> dict[str, Any]:
     """Bits a byte of a checkpoint on the same files."""
     from bytemodel import checkpoint
+    from bytemodel.config import TARGETS
     from bytemodel.score import score_file
     from bytemodel.train import pick_device, pick_dtype
 
@@ -126,6 +127,8 @@ def score(model: Path, dtype: str, test: list[Path]) -> dict[str, Any]:
         "fingerprint": checkpoint.fingerprint(loaded.model)[:16],
         "dtype": str(kind).removeprefix("torch."),
         "steps": loaded.info.get("step"),
+        "patches_a_step": loaded.info.get("data", {}).get("targets", TARGETS),
+        "device_of_training": loaded.info.get("device"),
         "seconds_before": loaded.info.get("task", {}).get("seconds_before", 0),
         "seconds_of_training": loaded.info.get("seconds"),
         "minutes_of_the_run": loaded.info.get("training", {}).get("minutes"),

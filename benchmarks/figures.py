@@ -58,10 +58,11 @@ def accuracy(result: dict[str, Any]) -> str:
     trained = checkpoint["trained"]
     before = trained.get("task", {}).get("seconds_before", 0)
     begun = f", begun from one of {before / 60:.0f} minutes," if before else " from scratch"
+    place = "a GPU" if trained.get("device") == "cuda" else "CPU cores"
     lines = [
         f"{checkpoint['parameters'] / 1e6:.1f} M parameters, {checkpoint['bytes'] / 1e6:.1f} MB,"
         f" trained{begun} by `bgpt train cpu --minutes {trained['training']['minutes']:g}`"
-        f" ({trained['step']:,} updates) on CPU cores, seed {trained['training']['seed']}"
+        f" ({trained['step']:,} updates) on {place}, seed {trained['training']['seed']}"
         " ([how](docs/experiments.md)).",
         "Programs of these tests could not have been drawn in training"
         f" (seed {result['seed']}, from another range); greedy decoding.",
@@ -91,6 +92,10 @@ def accuracy(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
 def conformance(result: dict[str, Any]) -> str:
     """The shipped checkpoint on every case, and the picture."""
     right = result["cases"] - result["wrong"]
@@ -99,7 +104,7 @@ def conformance(result: dict[str, Any]) -> str:
         f"Every case that a CPU can get wrong (`{result['command']}`, {result['dtype']}):"
         f" {right:,} of {result['cases']:,} right"
         f" ({percent(result['accuracy'])}), in {result['programs']:,} programs and"
-        f" {result['seconds'] / 60:.0f} minutes. Operand pairs that are wrong,"
+        f" {duration(result['seconds'])}. Operand pairs that are wrong,"
         + (" of 65,536:" if result["programs"] > 20_000 else " of about 4,000 a form:"),
         "",
         "| | OP R | OP R R | OP R R R |",
@@ -289,13 +294,24 @@ def budget(result: dict[str, Any]) -> str:
     return length + ("" if device == "cpu" else f" on {device}")
 
 
+def trained_for(model: dict[str, Any]) -> str:
+    """How long a scored checkpoint was trained, of the time that its last run had, and where."""
+    before = model.get("seconds_before")
+    return (
+        f"{model['seconds_of_training'] / 60:.1f} of {model['minutes_of_the_run']:g} min"
+        + (f" after {before / 60:.0f}" if before else "")
+        + (" on a GPU" if model.get("device_of_training") == "cuda" else "")
+    )
+
+
 def compressors(results: list[dict[str, Any]]) -> str:
     """The table of held-out files beside general compressors."""
     names = list(next(iter(results[0]["extensions"].values()))["compressors"])
     lines = [
         "Bits per byte of test files, by the checkpoint that ships and by general compressors that"
         " were given the training files before, (C(train + test) - C(train)) / test. The model pays"
-        " for each file alone, its end included:",
+        " for each file alone, its end included. Best after: how many updates, the patches that each"
+        " predicted, and how long that took:",
         "",
         f"| files | best after | primed with | tested on | model | {' | '.join(names)} |",
         f"|---|---|---|---|---|{'---|' * len(names)}",
@@ -309,8 +325,7 @@ def compressors(results: list[dict[str, Any]]) -> str:
             figures[best] = f"**{figures[best]}**"
             cells = (
                 f"{result['set']['modality']} {extension}",
-                f"{model['seconds_of_training'] / 60:.0f} of {model['minutes_of_the_run']:g} min"
-                + (f" after {before / 60:.0f}" if (before := model.get("seconds_before")) else ""),
+                f"{model['steps']:,} x {model['patches_a_step']:,}, {trained_for(model)}",
                 *(
                     f"{found[side]['files']:,} files, {found[side]['bytes'] / 1e6:.1f} MB"
                     for side in ("train", "test")
