@@ -310,8 +310,8 @@ def compressors(results: list[dict[str, Any]]) -> str:
     lines = [
         "Bits per byte of test files, by the checkpoint that ships and by general compressors that"
         " were given the training files before, (C(train + test) - C(train)) / test. The model pays"
-        " for each file alone, its end included. Best after: how many updates, the patches that each"
-        " predicted, and how long that took:",
+        " for each file alone, its end included. Best after: how many updates, the patches that"
+        " each predicted, and how long that took:",
         "",
         f"| files | best after | primed with | tested on | model | {' | '.join(names)} |",
         f"|---|---|---|---|---|{'---|' * len(names)}",

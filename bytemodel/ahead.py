@@ -33,10 +33,12 @@ class MakesTogether(Protocol):
 
 
 def workers_for(device: torch.device) -> int:
-    """How many processes should make batches: none for training on the cores themselves."""
-    if device.type == "cpu":
+    """How many processes should make batches: none for training on the cores themselves, nor
+    where a process cannot begin as a copy of this one."""
+    if device.type == "cpu" or not hasattr(os, "fork"):
         return 0
-    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1)
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(_MOST_WORKERS, max(cores - 1, 0))
 
 
 def batches(source: Source, step: int, workers: int) -> Generator[SizedBatch]:
@@ -55,6 +57,7 @@ def batches(source: Source, step: int, workers: int) -> Generator[SizedBatch]:
         num_workers=workers,
         multiprocessing_context="fork",  # a source cannot be sent, nor need it be
         worker_init_fn=_let_main_process_decide,
+        collate_fn=_as_it_is,
     )
     told: set[str] = set()
     for made, notes, error in loader:
@@ -62,25 +65,32 @@ def batches(source: Source, step: int, workers: int) -> Generator[SizedBatch]:
             if sentence not in told:
                 told.add(sentence)
                 source.note(sentence)  # type: ignore[attr-defined]
-        yield from made
+        for batch in made:
+            yield type(batch)(*map(torch.from_numpy, batch))
         if error is not None:
             raise error
 
 
 class _Stretches(Dataset[Any]):
     """The batches of several steps, what the source noted meanwhile, and why it had to end, if it
-    had to."""
+    had to.
+
+    Batches are handed on as arrays: tensors would take shared memory, of which containers often
+    have less than a few batches need.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    def __getitem__(self, steps: range) -> tuple[list[SizedBatch], list[str], UserError | None]:
+    def __getitem__(self, steps: range) -> tuple[list[Any], list[str], UserError | None]:
         notes: list[str] = []
         if hasattr(self._source, "note"):
             self._source.note = notes.append
-        made: list[SizedBatch] = []
+        made: list[Any] = []
         try:
-            made.extend(self._source.batch(step) for step in steps)
+            for step in steps:
+                batch = self._source.batch(step)
+                made.append(type(batch)(*(tensor.numpy() for tensor in batch)))
         except UserError as error:
             return made, notes, error
         return made, notes, None
@@ -102,6 +112,10 @@ class _InARow(Sampler[range]):
                     stop = self._source.made_together(stop)
             yield range(first, stop)
             first = stop
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
 
 
 def _let_main_process_decide(_worker: int) -> None:

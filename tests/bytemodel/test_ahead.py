@@ -108,3 +108,10 @@ def test_the_cores_themselves_get_no_help() -> None:
     assert ahead.workers_for(torch.device("cpu")) == 0
     cores = len(os.sched_getaffinity(0))
     assert ahead.workers_for(torch.device("cuda")) == min(8, cores - 1)
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: range(12))
+    for ranks, workers in (("1", 8), ("2", 5), ("6", 1), ("12", 0), ("16", 0)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        assert ahead.workers_for(torch.device("cuda")) == workers
