@@ -6,21 +6,23 @@ Since a batch is a function of its step, others can make it; who does changes no
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import signal
 from collections.abc import Generator, Iterator
-from itertools import count
+from itertools import count, cycle
+from multiprocessing.connection import Connection
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bytemodel.data import AdaptiveSource, SizedBatch, Source
 from cpusim.errors import UserError
 
 _MOST_WORKERS = 8
-_STEPS = 64
-"""Of so many steps in a row, or a few more, one process makes the batches."""
+_STEPS, _MOST_STEPS = 64, 256
+"""Of so many steps in a row one process makes the batches."""
 
 
 @runtime_checkable
@@ -46,79 +48,93 @@ def batches(source: Source, step: int, workers: int) -> Generator[SizedBatch]:
 
     Those of an `AdaptiveSource` depend on the answers to the ones before, so they are drawn when
     they are asked for. What a source notes in other processes is told here, each thing once.
+    Raises `UserError` as the source does, and if such a process has ended.
     """
     if not workers or isinstance(source, AdaptiveSource):
         yield from map(source.batch, count(step))
         return
-    loader: DataLoader[Any] = DataLoader(
-        _Stretches(source),
-        batch_size=None,
-        sampler=_InARow(source, step),
-        num_workers=workers,
-        multiprocessing_context="fork",  # a source cannot be sent, nor need it be
-        worker_init_fn=_let_main_process_decide,
-        collate_fn=_as_it_is,
-    )
+    stretches = _stretches(source, step)
     told: set[str] = set()
-    for made, notes, error in loader:
-        for sentence in notes:
-            if sentence not in told:
-                told.add(sentence)
-                source.note(sentence)  # type: ignore[attr-defined]
-        for batch in made:
-            yield type(batch)(*map(torch.from_numpy, batch))
-        if error is not None:
-            raise error
+    with contextlib.ExitStack() as held:
+        links = [held.enter_context(_worker(source)) for _ in range(workers)]
+        for link in links:
+            link.send(next(stretches))
+        # While one stretch is being learned, the others make theirs; each waits until it is asked.
+        for link in cycle(links):
+            try:
+                made, notes, error = link.recv()
+                link.send(next(stretches))
+            except (EOFError, OSError):
+                raise UserError(
+                    "a process that makes batches was ended, maybe for want of memory; go on from"
+                    " the last saved state with --resume"
+                ) from None
+            for sentence in notes:
+                if sentence not in told:
+                    told.add(sentence)
+                    source.note(sentence)  # type: ignore[attr-defined]
+            for batch in made:
+                yield type(batch)(*map(torch.from_numpy, batch))
+            if error is not None:
+                raise error
 
 
-class _Stretches(Dataset[Any]):
-    """The batches of several steps, what the source noted meanwhile, and why it had to end, if it
+def _stretches(source: Source, step: int) -> Iterator[range]:
+    """Steps in a row, from one on; what is made together stays together, if it is not too much."""
+    while True:
+        stop = step + _STEPS
+        if isinstance(source, MakesTogether):
+            stop = step
+            while stop < step + _STEPS:
+                stop = source.made_together(stop)
+        stretch = range(step, min(stop, step + _MOST_STEPS))
+        yield stretch
+        step = stretch.stop
+
+
+@contextlib.contextmanager
+def _worker(source: Source) -> Iterator[Connection]:
+    """A process that makes batches, and the link to it; it lives no longer than the context."""
+    # A source cannot be sent, nor need it be: the process begins as a copy of this one.
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(source, there), daemon=True)
+    process.start()
+    there.close()  # else it would stay open when the process ends
+    try:
+        yield here
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def _work(source: Source, link: Connection) -> None:
+    # Ctrl-C, and what ends a group of processes, reaches this one too; a run that saves itself then
+    # still needs its batches. Who began this process ends it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            link.send(_made(source, link.recv()))
+
+
+def _made(source: Source, steps: range) -> tuple[list[Any], list[str], UserError | None]:
+    """The batches of these steps, what the source noted meanwhile, and why it had to end, if it
     had to.
 
     Batches are handed on as arrays: tensors would take shared memory, of which containers often
     have less than a few batches need.
     """
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def __getitem__(self, steps: range) -> tuple[list[Any], list[str], UserError | None]:
-        notes: list[str] = []
-        if hasattr(self._source, "note"):
-            self._source.note = notes.append
-        made: list[Any] = []
-        try:
-            for step in steps:
-                batch = self._source.batch(step)
-                made.append(type(batch)(*(tensor.numpy() for tensor in batch)))
-        except UserError as error:
-            return made, notes, error
-        return made, notes, None
-
-
-class _InARow(Sampler[range]):
-    """Steps by the stretch, from one on; what is made together stays together."""
-
-    def __init__(self, source: Source, step: int) -> None:
-        self._source, self._step = source, step
-
-    def __iter__(self) -> Iterator[range]:
-        first = self._step
-        while True:
-            stop = first + _STEPS
-            if isinstance(self._source, MakesTogether):
-                stop = first
-                while stop < first + _STEPS:
-                    stop = self._source.made_together(stop)
-            yield range(first, stop)
-            first = stop
-
-
-def _as_it_is(made: Any) -> Any:
-    return made
-
-
-def _let_main_process_decide(_worker: int) -> None:
-    """Ctrl-C reaches all processes; a run that ends so still needs its batches to be whole."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    notes: list[str] = []
+    if hasattr(source, "note"):
+        source.note = notes.append
+    made: list[Any] = []
+    try:
+        for step in steps:
+            batch = source.batch(step)
+            made.append(type(batch)(*(tensor.numpy() for tensor in batch)))
+    except UserError as error:
+        return made, notes, error
+    return made, notes, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterable
@@ -91,17 +92,62 @@ def test_a_source_that_learns_from_answers_is_asked_here() -> None:
     assert asked[-1] == (5, os.getpid())
 
 
-def test_an_interruption_is_left_to_the_main_process(source: FileSource) -> None:
-    """Ctrl-C reaches all processes of a terminal."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_left_to_the_main_process(
+    number: signal.Signals, source: FileSource
+) -> None:
+    """Ctrl-C reaches all processes of a terminal, and what ends a group all of the group."""
 
     class Interrupted:
         def batch(self, step: int) -> Any:
             if step == 1:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
             return source.batch(step)
 
     with contextlib.closing(ahead.batches(Interrupted(), 0, 1)) as found:  # type: ignore[arg-type]
         assert equal(islice(found, 70), [source.batch(step) for step in range(70)])
+
+
+def test_a_process_that_ends_is_told_in_a_sentence(source: FileSource) -> None:
+    class Ended:
+        def batch(self, step: int) -> Any:
+            if step == 70:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return source.batch(step)
+
+    found = ahead.batches(Ended(), 0, 1)  # type: ignore[arg-type]
+    assert len(list(islice(found, 64))) == 64
+    with pytest.raises(UserError, match="was ended, maybe for want of memory; go on from the last"):
+        next(found)
+
+
+def test_no_process_outlives_the_run(source: FileSource) -> None:
+    class Slow:
+        def batch(self, step: int) -> Any:
+            if step >= 64:
+                signal.pause()
+            return source.batch(step)
+
+    found = ahead.batches(Slow(), 0, 3)  # type: ignore[arg-type]
+    next(found)
+    before = multiprocessing.active_children()
+    assert len(before) == 3
+    found.close()
+    assert not any(process.is_alive() for process in before)
+
+
+def test_a_stretch_is_no_longer_than_it_must_be() -> None:
+    class Together:
+        def made_together(self, step: int) -> int:
+            return (step // 1000 + 1) * 1000
+
+    steps = islice(ahead._stretches(Together(), 900), 4)  # type: ignore[arg-type]
+    assert list(steps) == [
+        range(900, 1000),
+        range(1000, 1256),
+        range(1256, 1512),
+        range(1512, 1768),
+    ]
 
 
 def test_the_cores_themselves_get_no_help() -> None:
