@@ -103,8 +103,8 @@ class ModelConfig(Config):
             )
 
 
-TARGETS = 512
-"""Patches of files that a training step predicts, about, unless told otherwise."""
+TARGETS, MOST_TARGETS = 512, 1 << 16
+"""Patches of files that a training step predicts, about, unless told otherwise; and at most."""
 _COMPACT = ModelConfig(
     patch_width=192,
     patch_heads=4,

@@ -481,7 +481,9 @@ class FileSource:
                 windows = np.flatnonzero(own & (sizes <= length) & (sizes > shorter))
                 shorter = length
                 targets = int(asked[windows].max())
-                shape = Shape(length, targets, max(1, self.targets // targets))
+                # More rows than windows would stay empty.
+                most = max(len(windows), TARGETS // targets)
+                shape = Shape(length, targets, max(1, min(self.targets // targets, most)))
                 self._buckets.append(_Bucket(windows, shape))
         self._batches = [
             (place, first)
@@ -661,8 +663,7 @@ class FileSource:
     def describe(self) -> dict[str, Any]:
         return {
             **self.about,
-            # A version that could not be told took so many as nobody says.
-            **({} if self.targets == TARGETS else {"targets": self.targets}),
+            "targets": self.targets,
             "training": self.training,
             "held_out": self.held_out,
             "sha256": self._digest,

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 import cpusim
 from bytemodel import ahead, checkpoint
 from bytemodel.checkpoint import Trainable
-from bytemodel.config import Config, ConfigError, ModelConfig
+from bytemodel.config import MOST_TARGETS, TARGETS, Config, ConfigError, ModelConfig
 from bytemodel.data import AdaptiveSource, SizedBatch, Source
 from bytemodel.distributed import Ranks, joined, own_device
 from bytemodel.graphs import Recorded
@@ -616,6 +616,8 @@ def _claim_folder(run: Path, resolved: dict[str, Any], *, resume: bool) -> None:
         defaults = {field.name: field.default for field in dataclasses.fields(known)}
         before[section] = {**defaults, **before[section]}
     data = before["data"]
+    if "targets" in resolved["data"]:
+        data = before["data"] = {"targets": TARGETS, **data}
     if data.get("fingerprint") and data["fingerprint"] == resolved["data"].get("fingerprint"):
         # The same traces; the folder may have been moved.
         before["data"] = {**data, "folder": resolved["data"]["folder"]}
@@ -671,6 +673,8 @@ def _is_config(config: object) -> bool:
         and isinstance(data.get("folder", ""), str)
         and ("folder" in data or data.get("kind") != "files")
         and isinstance(data.get("extensions", []), list)
+        and type(data.get("targets", TARGETS)) is int
+        and 1 <= data.get("targets", TARGETS) <= MOST_TARGETS
     )
 
 

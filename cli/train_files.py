@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bytemodel.config import PRESETS, TARGETS, ModelConfig
+from bytemodel.config import MOST_TARGETS, PRESETS, TARGETS, ModelConfig
 from cli import render
 from cli.group import Interrupted
 from cli.options import FILE, how_to_train_options
@@ -112,7 +112,7 @@ def train_options(name: str) -> Callable[[Callable[..., None]], Callable[..., No
         ),
         click.option(
             "--batch",
-            type=click.IntRange(min=1),
+            type=click.IntRange(1, MOST_TARGETS),
             metavar="N",
             help="Predict about N patches at each update; a GPU has room for more than the default"
             f" of {TARGETS}.",

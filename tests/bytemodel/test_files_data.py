@@ -219,6 +219,8 @@ def test_a_step_predicts_as_many_patches_as_asked_for() -> None:
     assert 850 < asked[1] <= 900
     assert larger.steps_per_epoch < usual.steps_per_epoch
     assert larger.describe()["targets"] == 900
+    # No more rows than there are files.
+    assert [shape.rows for shape in source_of(files, targets=60_000).shapes] == [larger.training]
 
 
 # What is held out ---------------------------------------------------------------------

@@ -116,6 +116,24 @@ def test_a_run_goes_on_with_as_many_patches_as_it_began(
     assert sentence.startswith(f"{out}: was started with data.targets = 40, not 50")
 
 
+def test_a_run_from_before_there_was_a_choice_goes_on_with_the_usual_patches(
+    folder: Path, start: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    bgpt(*quick(folder, start, out, "--steps", 2))
+    config = json.loads((out / "config.json").read_text())
+    assert config["data"].pop("targets") == 512
+    (out / "config.json").write_text(json.dumps(config))
+    sentence = refused("train", "files", "--out", out, "--resume", "--batch", 50)
+    assert sentence.startswith(f"{out}: was started with data.targets = 512, not 50")
+    bgpt("train", "files", "--out", out, "--resume")
+    for wrong in ("x", True, 0, 1 << 40):
+        config["data"]["targets"] = wrong
+        (out / "config.json").write_text(json.dumps(config))
+        sentence = refused("train", "files", "--out", out, "--resume")
+        assert sentence.startswith(f"{out / 'config.json'}: is damaged")
+
+
 def test_a_run_goes_on_without_the_checkpoint_that_it_started_from(
     folder: Path, start: Path, tmp_path: Path
 ) -> None:
