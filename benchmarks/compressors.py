@@ -124,6 +124,8 @@ def score(model: Path, dtype: str, test: list[Path]) -> dict[str, Any]:
     return {
         "bits_per_byte": round(bits / size, 4),
         "parameters": loaded.model.parameter_count,
+        "file": loaded.path.name,
+        "sha256": checkpoint.file_hash(loaded.path),
         "fingerprint": checkpoint.fingerprint(loaded.model)[:16],
         "dtype": str(kind).removeprefix("torch."),
         "steps": loaded.info.get("step"),

@@ -32,15 +32,14 @@ def where(result: dict[str, Any]) -> str:
     if machine.get("gpu"):
         place = f"a GPU, {machine['gpu']}"
     place += f", commit {machine['commit']}"
-    return place + (f", {_BEFORE}" if _older(result) else "")
+    return place + (f", {_BEFORE}" if _older(result.get("checkpoint") or {}) else "")
 
 
 _BEFORE = "with the checkpoint that shipped before this one"
 
 
-def _older(result: dict[str, Any]) -> bool:
-    """Whether what was measured is a checkpoint for the CPU that no longer ships."""
-    checkpoint = result.get("checkpoint") or {}
+def _older(checkpoint: dict[str, Any]) -> bool:
+    """Whether what was measured is a checkpoint that no longer ships."""
     if "sha256" not in checkpoint:
         return False
     shipped = (WEIGHTS / checkpoint["file"]).read_bytes()
@@ -165,7 +164,7 @@ def verification(checked: dict[str, Any]) -> str:
         f" {alone['ratio']:g} times faster than cached rollout program by program"
         f" ({alone['states_per_second']:,.0f} states/s), {together['ratio']:g} times than 64"
         f" programs side by side ({together['states_per_second']:,.0f} states/s);"
-        f" {same:,} of {asked:,} verdicts the same{f'; {_BEFORE}' if _older(checked) else ''} |"
+        f" {same:,} of {asked:,} verdicts the same{f'; {_BEFORE}' if _older(checked['checkpoint']) else ''} |"
     )
 
 
@@ -325,7 +324,8 @@ def compressors(results: list[dict[str, Any]]) -> str:
             figures[best] = f"**{figures[best]}**"
             cells = (
                 f"{result['set']['modality']} {extension}",
-                f"{model['steps']:,} x {model['patches_a_step']:,}, {trained_for(model)}",
+                f"{model['steps']:,} x {model['patches_a_step']:,}, {trained_for(model)}"
+                + (f", {_BEFORE}" if _older(model) else ""),
                 *(
                     f"{found[side]['files']:,} files, {found[side]['bytes'] / 1e6:.1f} MB"
                     for side in ("train", "test")

@@ -15,6 +15,7 @@ from bytemodel.config import PRESETS, ModelConfig, preset
 from cli.group import CommandGroup, Interrupted
 from cli.options import (
     FILE,
+    checkpoint_files,
     device_option,
     dtype_option,
     force_option,
@@ -340,7 +341,7 @@ def evaluate(
       bgpt classify eval data --model runs/kinds --json
     """
     if plot is not None:
-        refuse_unwritable(plot, force=force)
+        refuse_unwritable(plot, force=force, sources=checkpoint_files(model))
     from bytemodel.classify import evaluate_files
     from bytemodel.labelled import find_labelled
     from cli import render

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import FILE, force_option, load_model, model_option
+from cli.options import FILE, checkpoint_files, force_option, load_model, model_option
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, read_bytes, refuse_unwritable
 
@@ -41,7 +41,7 @@ def compress(model: Path | None, file: Path, output: Path | None, force: bool) -
     """
     data = read_bytes(file)
     output = output or file.with_name(file.name + _SUFFIX)
-    refuse_unwritable(output, force=force, sources=[file])
+    refuse_unwritable(output, force=force, sources=[file, *checkpoint_files(model)])
     from bytemodel import compression
     from cli import render
 
@@ -80,7 +80,7 @@ def decompress(model: Path | None, file: Path, output: Path | None, force: bool)
             raise UserError(f"{file}: does not end in {_SUFFIX}; say with -o where to write")
         output = file.with_suffix("")
     packed = read_bytes(file)
-    refuse_unwritable(output, force=force, sources=[file])
+    refuse_unwritable(output, force=force, sources=[file, *checkpoint_files(model)])
     from bytemodel import compression
     from cli import render
 

@@ -12,7 +12,14 @@ import click
 
 from bytemodel.folder import scan
 from cli.group import Interrupted
-from cli.options import FILE, file_extension, json_option, load_model, writing_options
+from cli.options import (
+    FILE,
+    checkpoint_files,
+    file_extension,
+    json_option,
+    load_model,
+    writing_options,
+)
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, describe_os_error, read_bytes, refuse_existing
 
@@ -78,7 +85,7 @@ def convert(
       bgpt convert --model runs/music tune.mid --to abc --temperature 0.8 --seed 2
       bgpt convert --model runs/music *.abc --to mid -o midi --json
     """
-    targets = _targets(inputs, output, ext, force=force)
+    targets = _targets(inputs, output, ext, model, force=force)
     from bytemodel.conversion import as_trained, convert_prompts, prompt, trained_conversions
     from bytemodel.cpu import display_name
     from bytemodel.decoding import prepare
@@ -162,7 +169,9 @@ def convert(
         context.exit(1)
 
 
-def _targets(inputs: Sequence[Path], output: Path, ext: str, *, force: bool) -> dict[Path, Path]:
+def _targets(
+    inputs: Sequence[Path], output: Path, ext: str, model: Path | None, *, force: bool
+) -> dict[Path, Path]:
     """Where each source's counterpart is to be written.
 
     Raises `UserError` where something would be lost, or a source cannot be read.
@@ -199,7 +208,7 @@ def _targets(inputs: Sequence[Path], output: Path, ext: str, *, force: bool) -> 
                 f"{source}: its counterpart {target} is one of the files to convert; choose"
                 " another folder with -o"
             )
-        refuse_existing(target, force=force)
+        refuse_existing(target, force=force, sources=checkpoint_files(model))
     return targets
 
 

@@ -222,7 +222,7 @@ def _report_lines(report: Report, out: Path, options: Sequence[str]) -> Iterator
         f"  {render.count(report.programs, 'program')} and"
         f" {render.count(report.steps, 'step')} searched, seed {report.seed}, in {seconds}"
     )
-    if report.interrupted:
+    if report.interrupted and report.failed:
         yield Text("  interrupted: what was found is saved as far as it was shrunk")
     elif report.shrinking:
         yield Text("  time is up: what was found is saved as far as it was shrunk")

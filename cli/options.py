@@ -119,6 +119,11 @@ def checkpoint_file(path: Path) -> Path:
     return newest_in_run(path)
 
 
+def checkpoint_files(model: Path | None) -> list[Path]:
+    """The file of the checkpoint that was named, if one was, which nothing written may replace."""
+    return [] if model is None else [checkpoint_file(model)]
+
+
 def _byte(text: str) -> int:
     number = parse_number(text)
     if number is None:

@@ -10,6 +10,7 @@ import click
 
 from cli.options import (
     FILE,
+    checkpoint_files,
     device_option,
     dtype_option,
     force_option,
@@ -82,7 +83,7 @@ def score(
     """
     # All files are looked at before the model is loaded, which takes a while.
     if plot is not None:
-        refuse_unwritable(plot, force=force, sources=files)
+        refuse_unwritable(plot, force=force, sources=[*files, *checkpoint_files(model)])
     pipes: dict[Path, bytes] = {}  # can be read once only
     for path in files:
         data = read_bytes(path, limit=None if path.is_fifo() else skip)
@@ -180,7 +181,7 @@ def explain(
       bgpt explain --model runs/text README.md -o readme.png
     """
     data = read_bytes(file)
-    refuse_unwritable(output, force=force, sources=[file])
+    refuse_unwritable(output, force=force, sources=[file, *checkpoint_files(model)])
     from bytemodel.pictures import draw_bits
     from bytemodel.score import score_file
 

@@ -26,7 +26,7 @@ _FIELD = re.compile(r"^[A-Za-z+]:")
 _SILENT = r"![^!\n]*!|\[[A-Za-z]:[^\]\n]*\]"
 """Marks and fields within a line of music."""
 _DROPPED = re.compile(rf'"[^"]*"|(?P<kept>{_SILENT})|[uvkH~]')
-_UNSUNG = re.compile(rf"{_SILENT}|\{{[^}}]*\}}")
+_UNSUNG = re.compile(rf"{_SILENT}|\{{[^{{}}\n]*\}}")
 _RUN = 16
 """Steps from note to note that two tunes share only if they are versions of one."""
 _FEWEST = 3

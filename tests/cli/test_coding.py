@@ -95,7 +95,7 @@ def test_what_is_read_is_not_replaced_even_with_force(
 ) -> None:
     link = tmp_path / "link"
     link.symlink_to(file)
-    for output in (file, link):
+    for output in (file, link, model):
         for word in ("compress", "decompress", "explain"):
             said = refused(word, "--model", model, file, "-o", output, "--force")
             assert said == f"{output}: is the very file that is read; name another to write to"
