@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 import tempfile
 import time
@@ -187,18 +186,6 @@ def known(start: checkpoint.Checkpoint[Any]) -> dict[str, Any]:
     }
 
 
-def beside_others(name: str, figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures, with the rows of beginnings that only a former result on these files has."""
-    try:
-        before = json.loads((report.RESULTS / f"{name}.json").read_text())
-    except OSError:
-        return figures
-    measured = {row["start"]: row for row in figures["rows"]}
-    if (before["set"], before["files"]) == (figures["set"], figures["files"]):
-        measured = {row["start"]: row for row in before["rows"]} | measured
-    return {**figures, "rows": [measured[name] for name in STARTS if name in measured]}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     learning.add_options(parser, list(TASKS))
@@ -210,7 +197,7 @@ def main() -> None:
             figures = measure(task, options, Path(folder))
         if not options.tiny:
             name = f"classification_{task}"
-            print(report.write(name, beside_others(name, figures)))
+            print(report.write(name, report.beside_others(name, figures, STARTS)))
 
 
 if __name__ == "__main__":

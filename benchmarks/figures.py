@@ -164,7 +164,8 @@ def verification(checked: dict[str, Any]) -> str:
         f" {alone['ratio']:g} times faster than cached rollout program by program"
         f" ({alone['states_per_second']:,.0f} states/s), {together['ratio']:g} times than 64"
         f" programs side by side ({together['states_per_second']:,.0f} states/s);"
-        f" {same:,} of {asked:,} verdicts the same{f'; {_BEFORE}' if _older(checked['checkpoint']) else ''} |"
+        f" {same:,} of {asked:,} verdicts the same"
+        + (f"; {_BEFORE} |" if _older(checked["checkpoint"]) else " |")
     )
 
 

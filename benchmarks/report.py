@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,18 @@ def _git(*words: str) -> str:
     return subprocess.run(
         ["git", *words], capture_output=True, text=True, check=False, cwd=RESULTS.parent
     ).stdout.strip()
+
+
+def beside_others(name: str, figures: dict[str, Any], beginnings: Sequence[str]) -> dict[str, Any]:
+    """The figures, with the rows of beginnings that only a former result on these files has."""
+    try:
+        before = json.loads((RESULTS / f"{name}.json").read_text())
+    except OSError:
+        return figures
+    measured = {row["start"]: row for row in figures["rows"]}
+    if (before["set"], before["files"]) == (figures["set"], figures["files"]):
+        measured = {row["start"]: row for row in before["rows"]} | measured
+    return {**figures, "rows": [measured[start] for start in beginnings if start in measured]}
 
 
 def write(name: str, figures: dict[str, Any]) -> Path:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "figures.py"
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 WHERE = {"environment": {"amx": True, "cpu": "A CPU", "cores": 2, "commit": "abc"}}
 
 
-def figures() -> Any:
-    spec = importlib.util.spec_from_file_location("figures", SCRIPT)
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def figures() -> Any:
+    return script("figures")
 
 
 def test_classification_has_a_row_for_each_beginning() -> None:
@@ -82,3 +89,37 @@ def test_figures_of_a_checkpoint_that_no_longer_ships_say_so() -> None:
         told = figures().where({"environment": machine, "checkpoint": checkpoint})
         assert told.endswith("with the checkpoint that shipped before this one") == older
     assert figures().where({"environment": machine, "checkpoint": None}).endswith("commit abc")
+
+
+def test_what_was_measured_of_another_checkpoint_says_so() -> None:
+    module = figures()
+    shipped = next(module.WEIGHTS.glob("cpu-*.pt"))
+    digest = hashlib.sha256(shipped.read_bytes()).hexdigest()
+    here = {"file": shipped.name, "sha256": digest}
+    assert "shipped before" not in module.where({**WHERE, "checkpoint": here})
+    before = module.where({**WHERE, "checkpoint": {**here, "sha256": "0" * 64}})
+    assert before.endswith("abc, with the checkpoint that shipped before this one")
+
+
+def test_a_result_keeps_what_was_measured_of_other_beginnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = script("report")
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    order = ("checkpoint", "random", "linear")
+
+    def rows(*starts: str, accuracy: float) -> dict[str, Any]:
+        found = [{"start": start, "accuracy": accuracy} for start in starts]
+        return {"set": {"sha256": "1"}, "files": {"test": 3}, "rows": found}
+
+    new = rows("random", accuracy=0.5)
+    assert report.beside_others("c", new, order) == new
+    before = rows("linear", "random", "checkpoint", accuracy=0.9)
+    (tmp_path / "c.json").write_text(json.dumps(before))
+    kept = [
+        (row["start"], row["accuracy"]) for row in report.beside_others("c", new, order)["rows"]
+    ]
+    assert kept == [("checkpoint", 0.9), ("random", 0.5), ("linear", 0.9)]
+    # Of other files nothing is kept.
+    other = {**new, "files": {"test": 4}}
+    assert report.beside_others("c", other, order) == other
