@@ -128,7 +128,8 @@ def conformance(result: dict[str, Any]) -> str:
 def seeds(result: dict[str, Any]) -> str:
     """The table of one run of training a seed."""
     lines = [
-        f"The same recipe with other seeds, each on two CPU cores ({result['runs'][0]['dtype']};"
+        "The recipe from scratch, before it drew programs that begin with zeros, each on two CPU"
+        f" cores ({result['runs'][0]['dtype']};"
         " programs of 1 to 255 instructions; minutes by the run's own clock, which counts pauses):",
         "",
         "| seed | minutes | updates | 99.99 % of bytes | published exact | uniform exact |"
