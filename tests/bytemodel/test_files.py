@@ -129,6 +129,7 @@ def test_files_are_learned_and_a_stopped_run_goes_on_bit_for_bit(
     assert info["data"] == {
         "kind": "files",
         "folder": str(folder),
+        "targets": 512,
         "training": source.training,
         "held_out": source.held_out,
         "sha256": source.describe()["sha256"],
