@@ -16,7 +16,9 @@ PITCH = re.compile(r"(\^\^?|__?|=)?([A-Ga-g])([,']*)")
 LENGTH = r"\d*/*\d*"
 NOTE = re.compile(rf"((?:\^\^?|__?|=)?[A-Ga-g][,']*|\[[^\]:]*\]|[zx])({LENGTH})")
 BAR_LINE = re.compile(r"(\[\||:*\|[\|\]:]*(?:\[?[1-9])?|::|\[[1-9])")
-_SILENT = re.compile(r"(![^!\n]*!|\[[A-Za-z]:[^\]\n]*\])")
+SILENT = r"![^!\n]*!|\[[A-Za-z]:[^\]\n]*\]"
+"""Marks and fields within a line of music."""
+_SILENT_PARTS = re.compile(rf"({SILENT})")
 _KEY = re.compile(r"^(\s*)([A-G])([#b]?)(\s*)([A-Za-z]*)(\s*)$")
 _LETTERS = "CDEFGAB"
 _SEMITONES = (0, 2, 4, 5, 7, 9, 11)
@@ -133,7 +135,7 @@ def pitch_text(place: int) -> str:
 
 def change_notes(line: str, change: Callable[[str], str]) -> str:
     """A line of music with `change` applied to its text, but to no `!mark!` nor `[K:field]`."""
-    parts = _SILENT.split(line)
+    parts = _SILENT_PARTS.split(line)
     parts[::2] = [change(part) for part in parts[::2]]
     return "".join(parts)
 
@@ -184,7 +186,7 @@ def transpose(tune: Tune, semitones: int) -> Tune | None:
         if line.startswith("K:"):
             line = f"K:{key_change(line[2:])}"
         elif not FIELD.match(line):
-            parts = _SILENT.split(line)
+            parts = _SILENT_PARTS.split(line)
             for place, part in enumerate(parts):
                 if place % 2 == 0:
                     parts[place] = PITCH.sub(renamed, part)

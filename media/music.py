@@ -17,16 +17,13 @@ from pathlib import Path
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from media import abcmidi
-from media.abctext import PITCH, pitch_place
+from media.abctext import FIELD, PITCH, SILENT, pitch_place
 from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
 from media.notes import LONGEST_DELTA, Unreadable, tune_of
 from media.text import TEXT, decode
 
-_FIELD = re.compile(r"^[A-Za-z+]:")
-_SILENT = r"![^!\n]*!|\[[A-Za-z]:[^\]\n]*\]"
-"""Marks and fields within a line of music."""
-_DROPPED = re.compile(rf'"[^"]*"|(?P<kept>{_SILENT})|[uvkH~]')
-_UNSUNG = re.compile(rf"{_SILENT}|\{{[^{{}}\n]*\}}")
+_DROPPED = re.compile(rf'"[^"]*"|(?P<kept>{SILENT})|[uvkH~]')
+_UNSUNG = re.compile(rf"{SILENT}|\{{[^{{}}\n]*\}}")
 _RUN = 16
 """Steps from note to note that two tunes share only if they are versions of one."""
 _FEWEST = 3
@@ -221,7 +218,7 @@ def clean(tune: str) -> str:
             continue
         if line.startswith("X:"):
             line = "X:1"
-        if body and not _FIELD.match(line):
+        if body and not FIELD.match(line):
             line = _DROPPED.sub(lambda found: found["kept"] or "", line)
         body = body or line.startswith("K:")
         lines.append(line)
@@ -242,7 +239,7 @@ def keys_of(tune: str) -> tuple[str, ...]:
             letters = letters.removeprefix("the").removesuffix("the")
             if letters:
                 keys[f"title {letters}"] = None
-    body = "".join(line + "\n" for line in clean(tune).splitlines() if not _FIELD.match(line))
+    body = "".join(line + "\n" for line in clean(tune).splitlines() if not FIELD.match(line))
     notes = PITCH.finditer(_UNSUNG.sub("", body))
     places = [pitch_place(note[2], note[3]) for note in notes]
     steps = [after - before for before, after in pairwise(places)]
