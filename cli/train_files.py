@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from cli.training import (
 from cpusim.errors import UserError
 
 if TYPE_CHECKING:
-    from bytemodel.files_data import FileSource
+    from bytemodel.files_data import FileSource, Item, Pair, Skipped
     from bytemodel.made_data import MixedSource
     from bytemodel.train import Outcome
 
@@ -58,9 +58,30 @@ class TrainOptions:
     no_compile: bool
     tensorboard: bool
 
-    def targets(self, before: dict[str, Any]) -> int | None:
-        """The patches of an update; `before`: what the run to go on with says of its data."""
-        return self.batch or before.get("targets")
+    def source(
+        self,
+        entries: Iterable[Item | Pair],
+        config: ModelConfig,
+        *,
+        seed: int,
+        before: dict[str, Any],
+        about: dict[str, Any],
+        skipped: Skipped,
+    ) -> FileSource:
+        """The files to learn, read under a progress bar; `before`: what the run to go on with says
+        of its data."""
+        from bytemodel.files_data import FileSource
+
+        with render.progress("reading", "files") as progress:
+            return FileSource(
+                entries,
+                config,
+                seed=seed,
+                about=about,
+                targets=self.batch or before.get("targets"),
+                skipped=skipped,
+                progress=progress,
+            )
 
 
 def train_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -184,7 +205,7 @@ def files(
         raise click.UsageError("say what to learn: --data DIR")
 
     def source(config: ModelConfig, seed: int, before: dict[str, Any]) -> FileSource:
-        from bytemodel.files_data import Conversion, FileSource, Skipped, find_items
+        from bytemodel.files_data import Conversion, Skipped, find_items
 
         folder = data or Path(before["folder"])
         kinds = list(extensions or before.get("extensions", ()))
@@ -199,16 +220,9 @@ def files(
         about = {"kind": "files", "folder": str(folder), "extensions": kinds}
         if conversion is not None:
             about["convert"] = str(conversion)
-        with render.progress("reading", "files") as progress:
-            return FileSource(
-                entries,
-                config,
-                seed=seed,
-                about=about,
-                targets=chosen.targets(before),
-                skipped=skipped,
-                progress=progress,
-            )
+        return chosen.source(
+            entries, config, seed=seed, before=before, about=about, skipped=skipped
+        )
 
     learn(chosen, "files", source, converts=convert is not None)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from cli import render
 from cli.media import Bars, note
 from cli.options import FILE
 from cli.train_files import TrainOptions, learn, train_options
@@ -97,7 +96,7 @@ def media(
 
     def source(config: ModelConfig, seed: int, before: dict[str, Any]) -> FileSource | MixedSource:
         from bytemodel.distributed import leads
-        from bytemodel.files_data import Conversion, FileSource, Skipped, find_items
+        from bytemodel.files_data import Conversion, Skipped, find_items
         from bytemodel.made_data import MixedSource
 
         nonlocal learned, converts
@@ -130,16 +129,9 @@ def media(
             entries = conversion.pairs(find_items(found.folder, both, skipped), skipped)
             about["convert"] = str(conversion)
             converts = both
-        with render.progress("reading", "files") as progress:
-            real = FileSource(
-                entries,
-                config,
-                seed=seed,
-                about=about,
-                targets=options.targets(before),
-                skipped=skipped,
-                progress=progress,
-            )
+        real = options.source(
+            entries, config, seed=seed, before=before, about=about, skipped=skipped
+        )
         share = 0.0
         if before:
             share = before.get("made", {}).get("share", 0.0)
