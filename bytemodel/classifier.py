@@ -27,12 +27,16 @@ from bytemodel.patches import PAD, Patches, encode_file, fitting_extension
 
 MOST_WINDOWS = 8
 """Windows that are read of a file longer than the model's sequence, evenly spread over it."""
-READ_CLOSELY = 8
+FEWEST_CLOSELY, MOST_CLOSELY = 8, 32
 """Patches of a window that the byte level reads in a draw, since it costs 13 times a patch what the
-patch level does: all of a short one, else some, evenly spread."""
+patch level does: all of a short window, else some, evenly spread. What tells may be said once in a
+short file; a long one says it over and over, so of it fewer are enough."""
+_CLOSE_PRODUCT = 2048
+"""Between the two, these patches times those of the window."""
 DRAWS = 4
-"""Draws of such patches that are read outside of training, side by side. Each is pooled by itself,
-as in training, where one is taken at random; the mean of what is made of them counts."""
+"""Draws of such patches that are read outside of training, side by side, where one does not hold
+all. Each is pooled by itself, as in training, where one is taken at random; the mean of what is
+made of them counts."""
 _PATCHES_AT_ONCE = 4096
 """What is read in one pass; bounds the memory that this takes."""
 _WINDOWS_AT_ONCE = 256
@@ -96,14 +100,20 @@ class Classifier(nn.Module):
 
         In training they are others each time.
         """
-        places_R = torch.arange(min(READ_CLOSELY, count - 1), device=lengths_B.device)
+        places_R = torch.arange(min(read_closely(count), count - 1), device=lengths_B.device)
         stride_B11 = ((lengths_B - 1) / len(places_R)).clamp(min=1)[:, None, None]
         if self.training:
             shift_BD1 = torch.rand_like(stride_B11)
         else:
-            shift_BD1 = ((torch.arange(DRAWS, device=lengths_B.device) + 0.5) / DRAWS)[:, None]
+            draws = DRAWS if len(places_R) < count - 1 else 1
+            shift_BD1 = ((torch.arange(draws, device=lengths_B.device) + 0.5) / draws)[:, None]
         chosen_BDR = 1 + (places_R * stride_B11 + shift_BD1 * (stride_B11 - 1)).long()
         return chosen_BDR.clamp(max=count - 1), chosen_BDR < lengths_B[:, None, None]
+
+
+def read_closely(count: int) -> int:
+    """How many of a window's `count` patches the byte level reads in a draw, if it has so many."""
+    return max(FEWEST_CLOSELY, min(MOST_CLOSELY, _CLOSE_PRODUCT // count))
 
 
 def _mean_and_largest(values_BTC: Tensor, real_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,7 +193,13 @@ def _sums(
     sums = torch.zeros(files, len(classifier.labels))
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         while waiting:
-            chosen = waiting[-max(1, _PATCHES_AT_ONCE // len(waiting[-1][1])) :]
+            longest = len(waiting[-1][1])
+            # Side by side a window is read as closely as alone.
+            chosen = [
+                entry
+                for entry in waiting[-max(1, _PATCHES_AT_ONCE // longest) :]
+                if read_closely(len(entry[1])) == read_closely(longest)
+            ]
             del waiting[-len(chosen) :]
             lengths = torch.tensor([len(read) for _, read in chosen])
             shape = (len(chosen), int(lengths.max()), classifier.config.patch_size)

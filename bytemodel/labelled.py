@@ -145,8 +145,10 @@ class LabelledSource:
     """Batches of a folder's files, each file once an epoch, in another order each time.
 
     Files of like length come together. Of one longer than the model's sequence a training batch
-    holds a random window. `training`: what is learned. `validation`: what is looked at meanwhile.
-    `held_out`: what to judge by in the end; the same, unless the folder says otherwise.
+    holds a random window. From the second epoch on a file lacks its first few bytes, others each
+    time: its patches are new then, so that they are not learned by heart. `training`: what is
+    learned. `validation`: what is looked at meanwhile. `held_out`: what to judge by in the end;
+    the same, unless the folder says otherwise.
     Raises `UserError` if the folder has less than two labels, or no file on one side.
     """
 
@@ -222,7 +224,8 @@ class LabelledSource:
         longest = max(int(self._sizes[index]) for index in chosen)
         length = next(length for length in self._lengths if length >= longest)
         rng = np.random.default_rng((self.seed, 1, step))
-        return self._collate([self.training[index] for index in chosen], length, rng)
+        again = step * BATCH >= len(self.training)
+        return self._collate([self.training[index] for index in chosen], length, rng, again=again)
 
     def evaluation(self) -> Sequence[LabelledBatch]:
         """Files to validate on, each by its beginning."""
@@ -255,14 +258,19 @@ class LabelledSource:
         }
 
     def _collate(
-        self, files: Sequence[LabelledFile], length: int, rng: np.random.Generator | None
+        self,
+        files: Sequence[LabelledFile],
+        length: int,
+        rng: np.random.Generator | None,
+        *,
+        again: bool = False,
     ) -> LabelledBatch:
         """Files that can no longer be read are left out; in training others of the batch take their
         places, so that its shape stays. Raises `UserError` if none is left."""
         there = []
         for file in files:
             try:
-                there.append((file, self._window(file, length, rng)))
+                there.append((file, self._window(file, length, rng, again=again)))
             except UserError as error:
                 self._leave_out(file, error)
         if not there:
@@ -281,8 +289,20 @@ class LabelledSource:
             self._gone.add(file.path)
             self.note(f"{error}; it is left out")
 
-    def _window(self, file: LabelledFile, longest: int, rng: np.random.Generator | None) -> Patches:
-        patches = file_patches(read_bytes(file.path), file.path.suffix, self.config.patch_size)
+    def _window(
+        self,
+        file: LabelledFile,
+        longest: int,
+        rng: np.random.Generator | None,
+        *,
+        again: bool = False,
+    ) -> Patches:
+        """The patches of a file that are read, `longest` of them at most. `again`: it was read
+        before."""
+        data, size = read_bytes(file.path), self.config.patch_size
+        if again and rng is not None:
+            data = data[rng.integers(min(size, len(data) // 2 + 1)) :]
+        patches = file_patches(data, file.path.suffix, size)
         room = max(len(patches) - longest, 0)
         start = int(rng.integers(room + 1)) if rng is not None else 0
         return window(patches, start, longest)

@@ -18,11 +18,14 @@ from bytemodel import checkpoint
 from bytemodel.checkpoint import CheckpointError
 from bytemodel.classifier import (
     DRAWS,
+    FEWEST_CLOSELY,
+    MOST_CLOSELY,
     MOST_WINDOWS,
     Classifier,
     classify,
     classify_all,
     file_patches,
+    read_closely,
 )
 from bytemodel.classify import (
     Confusion,
@@ -67,7 +70,7 @@ def write_files(folder: Path, count: int = 20) -> Path:
 def test_features_are_pooled_over_a_files_own_patches_whatever_pads_the_batch(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bytemodel.classifier.READ_CLOSELY", 14)
+    monkeypatch.setattr("bytemodel.classifier.read_closely", lambda _count: 14)
     model = random_model(family)  # type: ignore[arg-type]
     classifier = Classifier.of(model, ["a", "b"]).eval()
     files = [file_patches(bytes(range(n)), "bin", SIZE) for n in (3, 30, 11)]
@@ -94,9 +97,10 @@ def test_of_a_long_file_some_patches_are_read_closely_and_of_a_short_one_all(
     classifier = random_classifier().train(training)
     longest = max(*sizes, 2)
     with pytest.MonkeyPatch.context() as patching:
-        patching.setattr("bytemodel.classifier.READ_CLOSELY", closely)
+        patching.setattr("bytemodel.classifier.read_closely", lambda _count: closely)
         read, counted = classifier._read_closely(torch.tensor(sizes), longest)
-    assert read.shape[:2] == (len(sizes), 1 if training else DRAWS)
+    draws = 1 if training or closely >= longest - 1 else DRAWS
+    assert read.shape[:2] == (len(sizes), draws)
     for size, draws, reals in zip(sizes, read, counted, strict=True):
         for places, real in zip(draws, reals, strict=True):
             chosen = places[real].tolist()
@@ -107,10 +111,17 @@ def test_of_a_long_file_some_patches_are_read_closely_and_of_a_short_one_all(
             assert gaps.max() <= 2 * max(1, (size - 1) / min(closely, longest - 1)) + 1
 
 
+def test_the_longer_a_window_the_fewer_of_its_patches_are_read_closely() -> None:
+    shares = [read_closely(count) for count in range(1, 2000)]
+    assert shares == sorted(shares, reverse=True)
+    assert (shares[0], shares[-1]) == (MOST_CLOSELY, FEWEST_CLOSELY)
+    assert read_closely(100) == 20
+
+
 def test_each_draw_outside_of_training_is_pooled_as_one_in_training_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bytemodel.classifier.READ_CLOSELY", 3)
+    monkeypatch.setattr("bytemodel.classifier.read_closely", lambda _count: 3)
     classifier = random_classifier(max_patches=32)
     tokens = torch.from_numpy(file_patches(bytes(range(120)), "bin", SIZE))[None]
     lengths = torch.tensor([tokens.shape[1]])
@@ -154,9 +165,12 @@ def test_many_files_side_by_side_get_what_each_gets_alone(
 ) -> None:
     monkeypatch.setattr("bytemodel.classifier._WINDOWS_AT_ONCE", 7)
     monkeypatch.setattr("bytemodel.classifier._PATCHES_AT_ONCE", 40)
-    classifier = random_classifier(max_patches=8)
+    monkeypatch.setattr("bytemodel.classifier.MOST_CLOSELY", 6)
+    monkeypatch.setattr("bytemodel.classifier.FEWEST_CLOSELY", 2)
+    monkeypatch.setattr("bytemodel.classifier._CLOSE_PRODUCT", 40)
+    classifier = random_classifier(max_patches=16)
     rng = np.random.default_rng(0)
-    files = [(rng.bytes(int(size)), "bin") for size in rng.integers(0, 200, 20)]
+    files = [(rng.bytes(int(size)), "bin") for size in rng.integers(0, 24 * SIZE, 40)]
     told: list[int] = []
     found = classify_all(classifier, iter(files), progress=told.append)
     for chances, file in zip(found, files, strict=True):
@@ -389,6 +403,37 @@ def test_long_files_are_read_at_random_places_and_short_ones_whole(tmp_path: Pat
     np.testing.assert_array_equal(source._window(file, 6, None), whole[:6])
 
 
+def test_what_is_read_again_lacks_a_few_bytes_at_its_beginning(tmp_path: Path) -> None:
+    source = LabelledSource(write_files(tmp_path / "a"), SMALLEST, seed=0)
+    rng = np.random.default_rng(0)
+    for file in source.training:
+        data = file.path.read_bytes()
+        most = min(SIZE - 1, len(data) // 2)
+        whole = [file_patches(data[cut:], "txt", SIZE) for cut in range(most + 1)]
+        seen = set()
+        for _ in range(200):
+            read = source._window(file, 99, rng, again=True)
+            seen.add(next(cut for cut in range(most + 1) if np.array_equal(whole[cut], read)))
+        assert seen == set(range(most + 1))
+        np.testing.assert_array_equal(source._window(file, 99, rng), whole[0])
+        np.testing.assert_array_equal(source._window(file, 99, None, again=True), whole[0])
+
+
+def test_files_are_whole_the_first_time_and_cut_from_then_on(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "a", 80)
+    source = LabelledSource(folder, SMALLEST, seed=0)
+    beginnings = {
+        row.tobytes() for file in source.training for row in [source._window(file, 99, None)[1]]
+    }
+
+    def whole(step: int) -> list[bool]:
+        return [row[1].tobytes() in beginnings for row in source.batch(step).patches_BPS.numpy()]
+
+    epoch = len(source.training) // BATCH
+    assert all(all(whole(step)) for step in range(epoch))
+    assert not all(all(whole(step)) for step in range(epoch + 1, 2 * epoch))
+
+
 # Learning -----------------------------------------------------------------------------
 
 
@@ -468,7 +513,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
 def test_what_is_read_closely_is_the_same_when_a_run_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bytemodel.classifier.READ_CLOSELY", 2)
+    monkeypatch.setattr("bytemodel.classifier.read_closely", lambda _count: 2)
     learn(tmp_path / "straight", folder)
     assert not learn(tmp_path / "run", folder, listener=Records(10, "SIGINT")).finished
     assert learn(tmp_path / "run", folder, resume=True).finished
