@@ -78,7 +78,7 @@ def load_trace(path: Path) -> Trace:
     from cpusim.trace import is_shard, open_shard, read_trace
 
     one = _one_of_shard(path)
-    if one is None and not (path.is_file() and is_shard(path)):
+    if one is None and not is_shard(path):
         return read_trace(path)
     shard = open_shard(one[0] if one else path)
     if not len(shard):

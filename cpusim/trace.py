@@ -175,8 +175,11 @@ class Shard:
 
 
 def is_shard(path: Path) -> bool:
-    """Whether a file starts like a shard. Raises `UserError` if it cannot be read."""
-    return read_bytes(path, limit=len(MAGIC) - 1) == MAGIC
+    """Whether a file starts like a shard. Raises `UserError` if it cannot be read.
+
+    A pipe is none: what is read of it is gone.
+    """
+    return path.is_file() and read_bytes(path, limit=len(MAGIC) - 1) == MAGIC
 
 
 def open_shard(path: Path) -> Shard:

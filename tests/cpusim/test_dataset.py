@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -705,6 +706,16 @@ def test_a_program_that_traps_is_right_if_its_trace_ends_there(tmp_path: Path) -
     saved(tmp_path, a=trap, b=trap + trap[-16:], c=trap[:-16])
     failures, _ = verified(tmp_path)
     assert [(f.path.stem, f.expected, f.found) for f in failures] == [("b", 3, 4), ("c", 3, 2)]
+
+
+def test_a_trace_that_comes_through_a_pipe_is_verified(tmp_path: Path) -> None:
+    pipe, trace = tmp_path / "pipe", next(GOLDEN.glob("*.bin"))
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(pipe.write_bytes, trace.read_bytes())
+        report = verify([pipe])
+    assert (report.errors, report.failures, report.traces) == ([], [], 1)
+    assert report.records == verify([trace]).records
 
 
 def test_what_cannot_be_read_is_an_error_and_the_rest_is_verified(tmp_path: Path) -> None:
