@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from cli.options import (
     writing_options,
 )
 from cpusim import __version__
+from cpusim.errors import UserError
 from cpusim.files import atomic_write, read_bytes, refuse_existing
 
 # Torch takes seconds to import: the commands that use it import it themselves.
@@ -171,6 +171,8 @@ def generate(
       bgpt generate --model runs/text --ext txt -n 4 -o samples --top-p 0.9
       bgpt generate --model runs/audio --modality audio -n 8 -o samples
     """
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is a file where a folder is to be made; name another")
     if modality is not None:
         from cli.media import Show
 
@@ -181,7 +183,7 @@ def generate(
     stem = prefix.stem if prefix is not None else "generated"
     digits = max(3, len(str(count)))
     paths = [output / f"{stem}-{i:0{digits}d}.{ext}" for i in range(1, count + 1)]
-    others = {path: _other_forms(path) if modality else [] for path in paths}
+    others = {path: show.other_forms(path) if modality else [] for path in paths}
     for path in paths:
         for taken in (path, *others[path]):
             refuse_existing(taken, force=force)
@@ -219,16 +221,6 @@ def generate(
             console.print(f"{path}: {len(file.data):,} bytes, {end}")
     if modality is not None:
         console.print(show.total())
-
-
-def _other_forms(path: Path) -> list[Path]:
-    """The files beside a generated one that show the same in another form, or mended."""
-    return [
-        form
-        for form in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
-        if form != path
-        and form.name.removeprefix(f"{path.stem}.").removeprefix("mended.").isalnum()
-    ]
 
 
 @main.command("import")

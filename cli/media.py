@@ -163,6 +163,11 @@ class Show:
         self._valid = self._judged = self._mended = 0
         self._missing = ""
 
+    def other_forms(self, path: Path) -> list[Path]:
+        """Where other forms of a generated file would stand."""
+        endings = [*self.modality.shown_as, f"mended.{self.extension}"]
+        return [path.with_suffix(f".{end}") for end in endings if end != self.extension]
+
     def file(self, path: Path, data: bytes, *, force: bool) -> str:
         """Judge a file, write its other forms if it is valid or can be mended, and say both."""
         try:

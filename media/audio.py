@@ -60,6 +60,7 @@ class Audio:
     name: str = "audio"
     summary: str = "one second of 8-bit mono WAV at 8 kHz, 8,044 bytes"
     extensions: tuple[str, ...] = ("wav",)
+    shown_as: tuple[str, ...] = ()
     packages: tuple[Debian | PyPI, ...] = tuple(
         Debian(f"asterisk-core-sounds-{language}-wav")
         for language in ("en", "es", "fr", "it", "ru")

@@ -44,6 +44,7 @@ class Image:
     name: str = "image"
     summary: str = "24-bit BMP pictures, 32 x 32 pixels, 3,126 bytes"
     extensions: tuple[str, ...] = ("bmp",)
+    shown_as: tuple[str, ...] = ("png",)
     packages: tuple[Debian | PyPI, ...] = (Debian("dataset-fashion-mnist"),)
     source: str = "Fashion-MNIST"
     licence: str = "MIT, (c) 2017 Zalando SE"

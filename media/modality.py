@@ -88,6 +88,7 @@ class Modality(Protocol):
 
     `name`: as it is typed. `summary`: what one file of a set is, in one line.
     `extensions`: of the files that a set holds; the first is what `bgpt generate` writes.
+    `shown_as`: the extensions of all other forms that `show` may give.
     `packages`: which packages hold the default data; may be empty.
     `source`, `licence`: of the default data, a line each.
     `sample`: a folder that ships with the package, laid out as the unpacked packages are, for
@@ -98,6 +99,7 @@ class Modality(Protocol):
     name: str
     summary: str
     extensions: tuple[str, ...]
+    shown_as: tuple[str, ...]
     packages: tuple[Debian | PyPI, ...]
     source: str
     licence: str

@@ -47,6 +47,7 @@ class Music:
     name: str = "music"
     summary: str = "tunes as ABC text, and as MIDI"
     extensions: tuple[str, ...] = ("abc", "mid")
+    shown_as: tuple[str, ...] = ("mid", "abc")
     packages: tuple[Debian | PyPI, ...] = (
         PyPI("music21", "10.5.1", "music21/corpus/*.abc"),
         abcmidi.PACKAGE,

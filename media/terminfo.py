@@ -27,6 +27,7 @@ class Terminfo:
     name: str = "terminfo"
     summary: str = "terminfo entries as text, and compiled"
     extensions: tuple[str, ...] = (TEXT, COMPILED)
+    shown_as: tuple[str, ...] = (TEXT, COMPILED)
     packages: tuple[Debian | PyPI, ...] = (Debian("ncurses-term"),)
     source: str = "the terminals of Debian's ncurses-term"
     licence: str = "MIT/X11, (c) Free Software Foundation, Thomas E. Dickey"

@@ -40,6 +40,7 @@ class Text:
     name: str = "text"
     summary: str = "UTF-8 text, pages of 8,000 bytes or one longer entry"
     extensions: tuple[str, ...] = ("txt",)
+    shown_as: tuple[str, ...] = ()
     packages: tuple[Debian | PyPI, ...] = (
         Debian("fortunes-min"),
         Debian("fortunes"),

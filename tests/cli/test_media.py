@@ -319,10 +319,14 @@ def test_valid_files_are_written_in_forms_that_people_open(
             == f"{tmp_path / f'generated-001{also}'}: already exists; use --force to replace it"
         )
         files[extension], kept = b"\xff", files[extension]
-        (mine := tmp_path / "generated-001.my.notes").write_text("mine")
+        mine = [tmp_path / f"generated-001.{end}" for end in ("my.notes", "notes", "jpg")]
+        for path in mine:
+            path.write_text("mine")
         bgpt(*words, "-n", 2, "-o", tmp_path, "--force")
         files[extension] = kept
-        mine.unlink()
+        for path in mine:
+            assert path.read_text() == "mine"
+            path.unlink()
         assert sorted(path.name for path in tmp_path.iterdir()) == [
             f"generated-00{number}.{extension}" for number in (1, 2)
         ]
@@ -347,6 +351,12 @@ def test_a_file_that_is_wrong_in_a_count_alone_is_mended_beside_it(
     assert (tmp_path / "generated-001.mended.mid").read_bytes() == right
     (tmp_path / "generated-001.mid").unlink()
     assert "generated-001.abc: already exists" in refused(*words)
+
+
+def test_a_file_in_the_place_of_the_folder_to_write_to_is_named(tmp_path: Path) -> None:
+    (place := tmp_path / "samples").write_text("mine")
+    told = refused("generate", "--modality", "audio", "-o", place)
+    assert told == f"{place}: is a file where a folder is to be made; name another"
 
 
 def test_what_cannot_be_judged_is_said(

@@ -24,6 +24,7 @@ class Toy:
     name: str = "toy"
     summary: str = "toys"
     extensions: tuple[str, ...] = ("toy", "box")
+    shown_as: tuple[str, ...] = ()
     packages: tuple[Debian | PyPI, ...] = ()
     source: str = "a toy shop"
     licence: str = "free"
