@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from cpusim.errors import UserError
+from cpusim.files import describe_os_error
+
 _VALIDATION = ("validation", "valid", "val", "dev")
+_RUN = frozenset({"config.json", "metrics.jsonl"})
+"""Files of every run that has begun."""
 
 
 class Split(NamedTuple):
@@ -30,14 +35,19 @@ def given_split(folder: Path) -> Split | None:
     return Split(folder / "train", first, last)
 
 
-def scan(folder: Path, unreadable: Callable[[str, OSError], None]) -> Iterator[str]:
+def scan(
+    folder: Path, unreadable: Callable[[str, OSError], None], *, without: Path | None = None
+) -> Iterator[str]:
     """The paths of all files below a folder, in the order of their names.
 
     Links are followed, into each folder once, so that a loop of them ends. Hidden files and
-    folders are left out, and so are pipes, sockets and devices. `unreadable` is told of what
-    the operating system refuses to show.
+    folders are left out, and so are pipes, sockets and devices, `without`, a folder that is being
+    made of the others, and the folders of runs, which change while they go on. `unreadable` is
+    told of what the operating system refuses to show.
     """
     entered: set[tuple[int, int]] = set()
+    if without is not None and without.exists():
+        entered.add(_identity(without))
     # Last in, first out; the names of a folder are put on it in reverse.
     waiting = [(str(folder), True)]
     while waiting:
@@ -46,10 +56,10 @@ def scan(folder: Path, unreadable: Callable[[str, OSError], None]) -> Iterator[s
             yield path
             continue
         try:
-            status = os.stat(path)  # noqa: PTH116 (millions of names: no object for each)
-            if (status.st_dev, status.st_ino) in entered:
+            own = _identity(path)
+            if own in entered:
                 continue
-            entered.add((status.st_dev, status.st_ino))
+            entered.add(own)
             with os.scandir(path) as entries:
                 names = sorted(
                     (entry.name, entry.is_dir())
@@ -59,8 +69,27 @@ def scan(folder: Path, unreadable: Callable[[str, OSError], None]) -> Iterator[s
         except OSError as error:
             unreadable(path, error)
             continue
+        if path != str(folder) and {name for name, _ in names} >= _RUN:
+            continue
         for name, is_below in reversed(names):
             waiting.append((os.path.join(path, name), is_below))  # noqa: PTH118
+
+
+def files_below(folder: Path, *, without: Path | None = None) -> Iterator[Path]:
+    """What `scan` finds. Raises `UserError` where it may not look."""
+
+    def refuse(name: str, error: OSError) -> None:
+        raise UserError(
+            f"{name}: cannot be read ({describe_os_error(error)}); change that, or move it away"
+        )
+
+    return map(Path, scan(folder, refuse, without=without))
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    """Of a folder, whatever it is called."""
+    status = os.stat(path)  # noqa: PTH116 (millions of names: no object for each)
+    return status.st_dev, status.st_ino
 
 
 def _is_either(entry: os.DirEntry[str], unreadable: Callable[[str, OSError], None]) -> bool:

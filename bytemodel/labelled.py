@@ -28,10 +28,10 @@ from torch import Tensor
 
 from bytemodel.classifier import file_patches, window
 from bytemodel.config import ModelConfig
-from bytemodel.folder import given_split, is_held_out, scan
+from bytemodel.folder import files_below, given_split, is_held_out
 from bytemodel.patches import PAD, Patches
 from cpusim.errors import UserError
-from cpusim.files import describe_os_error, read_bytes
+from cpusim.files import read_bytes
 
 HELD_OUT = 0.2
 """The share of contents that training never sees."""
@@ -93,11 +93,7 @@ def find_labelled(
 
 def _labels(folder: Path) -> Iterator[tuple[Path, str]]:
     """The files of a folder whose labels stand in folders or in names."""
-
-    def refuse(name: str, error: OSError) -> None:
-        raise UserError(f"{name}: cannot be read ({describe_os_error(error)})")
-
-    paths = [Path(name) for name in scan(folder, refuse)]
+    paths = list(files_below(folder))
     flat = [path for path in paths if path.parent == folder]
     if flat and len(flat) < len(paths):
         raise UserError(

@@ -601,11 +601,18 @@ def _alone(run: Path) -> Iterator[None]:
         lock.release()
 
 
+def refuse_taken(run: Path) -> None:
+    """Raise `UserError` if no run can begin in this folder."""
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run}: is a file where a folder is to be made; name another --out")
+    if run.exists() and any(run.iterdir()):
+        raise UserError(f"{run}: already exists; use --resume to go on, or another --out")
+
+
 def _claim_folder(run: Path, resolved: dict[str, Any], *, resume: bool) -> None:
     """Write `config.json`, or see that the one there says the same."""
     if not resume:
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
-            raise UserError(f"{run}: already exists; use --resume to go on, or another --out")
+        refuse_taken(run)
         run.mkdir(parents=True, exist_ok=True)
         with atomic_write(run / "config.json") as file:
             file.write(json.dumps({**resolved, "version": cpusim.__version__}, indent=2).encode())
@@ -647,6 +654,8 @@ def read_config(run: Path) -> dict[str, Any]:
     """What a run folder's `config.json` says: `model`, `training`, `data`, `device`, `dtype`,
     `compile`. Raises `UserError` if the folder holds no run."""
     path = run / "config.json"
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run}: is a file and no run; name the folder of one with --out")
     try:
         config = json.loads(path.read_text())
     except OSError:

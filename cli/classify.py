@@ -157,7 +157,7 @@ def train(
     from bytemodel.classify import classification, evaluate_files, training_config
     from bytemodel.distributed import leads
     from bytemodel.labelled import LabelledSource
-    from bytemodel.train import pick_device, pick_dtype, read_config
+    from bytemodel.train import pick_device, pick_dtype, read_config, refuse_taken
     from bytemodel.train import train as run_training
     from cli import render
     from cli.training import Column, listener_for, percent, speed_text
@@ -171,8 +171,11 @@ def train(
         began = before["task"].get("file") if checkpoint.find_resumable(out)[0] is None else None
         if model is None and preset_name is None and began:
             model = Path(began)
-    elif minutes is None and steps is None:
-        minutes = _MINUTES
+    else:
+        if leads():
+            refuse_taken(out)
+        if minutes is None and steps is None:
+            minutes = _MINUTES
     start = None if model is None else checkpoint.load(model)
     if start is not None:
         config = start.config

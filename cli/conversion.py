@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bytemodel.folder import scan
+from bytemodel.folder import files_below
 from cli.group import Interrupted
 from cli.options import (
     FILE,
@@ -21,7 +21,7 @@ from cli.options import (
     writing_options,
 )
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, describe_os_error, read_bytes, refuse_existing
+from cpusim.files import atomic_write, read_bytes, refuse_existing
 
 if TYPE_CHECKING:
     from bytemodel.conversion import Converted
@@ -180,7 +180,7 @@ def _targets(
     for named in inputs:
         if named.is_dir():
             done = f".{ext}".lower()
-            below = [path for path in _files_below(named) if path.suffix.lower() != done]
+            below = [path for path in files_below(named) if path.suffix.lower() != done]
             if not below:
                 raise UserError(f"{named}: holds no file to convert to {ext}; check the name")
             pairs += [(path, path.relative_to(named).parent) for path in below]
@@ -210,13 +210,6 @@ def _targets(
             )
         refuse_existing(target, force=force, sources=checkpoint_files(model))
     return targets
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    def refuse(name: str, error: OSError) -> None:
-        raise UserError(f"{name}: cannot be read ({describe_os_error(error)})")
-
-    return map(Path, scan(folder, refuse))
 
 
 def _row(target: Path, converted: Converted) -> str:

@@ -13,7 +13,7 @@ import click
 from cli import render
 from cli.options import FILE, device_option, dtype_option, force_option, json_option
 from cpusim.errors import UserError
-from cpusim.files import atomic_folder, refuse_folder
+from cpusim.files import FolderKind, atomic_folder, refuse_folder
 from media import registry
 
 if TYPE_CHECKING:
@@ -88,9 +88,11 @@ def gallery(
       bgpt gallery -o gallery -n 8 --temperature 0.8 --force
       bgpt gallery -o gallery --model runs/image --model audio=voices.pt
     """
-    from cli.gallery_page import MANIFEST, About, write
+    from cli.gallery_page import MANIFEST, PAGE, About, write
 
-    refuse_folder(output, markers=[MANIFEST], what="a gallery", force=force)
+    names = registry.names()
+    kind = FolderKind("a gallery", [MANIFEST], [PAGE, *names])
+    refuse_folder(output, kind, force=force)
     begun, made = time.monotonic(), datetime.now().astimezone()
     from bytemodel.generate import Sampling
     from bytemodel.train import pick_device, pick_dtype
@@ -100,7 +102,6 @@ def gallery(
     Sampling(temperature)  # refuses what is none
     place = pick_device(device)
     settings = halls.Settings(count, seed, temperature, place, pick_dtype(dtype, place))
-    names = registry.names()
     writers = _writers(models, settings)
     for name in (halls.CPU, *names):
         path = halls.writer_of(name)
@@ -117,7 +118,7 @@ def gallery(
     ) + (count if cpu_writer else 0)
     done = 0
     with (
-        atomic_folder(output, markers=[MANIFEST], what="a gallery", force=force) as folder,
+        atomic_folder(output, kind, force=force) as folder,
         render.progress("making", "samples") as progress,
     ):
 

@@ -33,6 +33,7 @@ from media import synthesizer
 from media.gallery import CpuRoom, Exhibit, Room, Settings, Shelf, Writer
 from media.modality import Missing
 
+PAGE = "index.html"
 MANIFEST = "gallery.json"
 _ASSETS = "gallery_assets"
 _ATTRIBUTION = "ATTRIBUTION.md"
@@ -111,7 +112,7 @@ def write(
         for card in (*view.written.cards, *view.real.cards)
     }
     page = _page(hung, cpu, settings, about, scores="score" in kinds)
-    (folder / "index.html").write_bytes(page)
+    (folder / PAGE).write_bytes(page)
     for room in rooms:
         if room.attribution:
             (folder / room.name / _ATTRIBUTION).write_text(room.attribution, encoding="utf-8")

@@ -133,7 +133,13 @@ def data(
     elif sample:
         made = prepared.from_sample(chosen, place, Bars(), force=force)
     else:
-        made = prepared.from_packages(chosen, place, Bars(), force=force)
+        try:
+            made = prepared.from_packages(chosen, place, Bars(), force=force)
+        except Missing as error:
+            raise UserError(
+                f"{error}; or make the set of your own files (--data), or of the small sample that"
+                " ships with this program (--sample)"
+            ) from None
     if as_json:
         click.echo(json.dumps({"folder": str(made.folder), **made.manifest}))
         return

@@ -243,7 +243,7 @@ def learn(
     _check_length(options)
     from bytemodel.distributed import leads
     from bytemodel.files import learning_files, training_config
-    from bytemodel.train import pick_device, pick_dtype, read_config
+    from bytemodel.train import pick_device, pick_dtype, read_config, refuse_taken
     from bytemodel.train import train as run_training
 
     before: dict[str, Any] = {"training": {}, "data": {}}
@@ -251,6 +251,8 @@ def learn(
         before = read_config(options.out)
         if before.get("task", {}).get("kind") != "files" or "kind" not in before["data"]:
             raise UserError(f"{options.out}: is no run on files; name one with --out")
+    elif leads():
+        refuse_taken(options.out)
     config, task, start = beginning(
         learning_files(),
         before,

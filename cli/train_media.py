@@ -105,7 +105,10 @@ def media(
         learned = modality or before["modality"]
         chosen = registry.load(learned)
         folder = data or (Path(before["data"]) if before.get("data") else None)
-        if folder is None:
+        if data is None and before and prepared.is_prepared(Path(before["folder"])):
+            # As it was, whatever has become of what it was made of.
+            found = prepared.read(Path(before["folder"]))
+        elif folder is None:
             found = prepared.default_set(chosen, Bars(), note)
         else:
             found = prepared.user_set(chosen, folder, Bars(), note)

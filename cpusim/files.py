@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -125,11 +126,20 @@ def atomic_write(path: Path, *, force: bool = False, durable: bool = True) -> It
         temporary.unlink(missing_ok=True)
 
 
-def refuse_folder(path: Path, *, markers: Collection[str], what: str, force: bool) -> None:
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that a program makes. `what`: its name, as in "a prepared set". `markers`:
+    entries that each has. `parts`: others that it may have, hidden ones apart."""
+
+    what: str
+    markers: Collection[str]
+    parts: Collection[str] = ()
+
+
+def refuse_folder(path: Path, kind: FolderKind, *, force: bool) -> None:
     """Raise `UserError` if making a folder there would destroy something.
 
-    `force` replaces a folder of the same kind, which holds all of `markers` and which `what`
-    calls by name; never another one.
+    `force` replaces a folder of the same kind that holds nothing else; never another one.
     """
     if path.exists() and path.samefile(Path()):
         raise UserError(f"{path}: is the folder that you are in; name one that is to be made")
@@ -137,10 +147,17 @@ def refuse_folder(path: Path, *, markers: Collection[str], what: str, force: boo
         return
     if not path.is_dir():
         raise UserError(f"{path}: is a file where a folder is to be made; name another")
-    if not holds(path, markers):
-        raise UserError(f"{path}: holds something other than {what}; name another folder")
+    if not holds(path, kind.markers):
+        raise UserError(
+            f"{path}: holds something other than {kind.what}; name another folder, or delete this"
+            " one"
+        )
     if not force:
         raise UserError(f"{path}: already exists; use --force to replace it")
+    own = {*kind.markers, *kind.parts}
+    for name in sorted(entry.name for entry in path.iterdir()):
+        if name not in own and not name.startswith("."):
+            raise UserError(f"{path / name}: is no part of {kind.what}; move it away first")
 
 
 def holds(path: Path, markers: Collection[str]) -> bool:
@@ -150,14 +167,14 @@ def holds(path: Path, markers: Collection[str]) -> bool:
 
 @contextlib.contextmanager
 def atomic_folder(
-    path: Path, *, markers: Collection[str], what: str, force: bool = False, shared: bool = False
+    path: Path, kind: FolderKind, *, force: bool = False, shared: bool = False
 ) -> Iterator[Path]:
     """A folder beside `path` that becomes `path` at the end, or is gone if that is not reached.
 
     What must not be replaced is refused as by `refuse_folder`. `shared`: other processes may make
     the very same folder; the first one stays. Raises `UserError` if the folder cannot be written.
     """
-    refuse_folder(path, markers=markers, what=what, force=force)
+    refuse_folder(path, kind, force=force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -169,7 +186,7 @@ def atomic_folder(
         mask = os.umask(0)
         os.umask(mask)
         staging.chmod(0o777 & ~mask)
-        if path.exists() and not (shared and holds(path, markers)):
+        if path.exists() and not (shared and holds(path, kind.markers)):
             # What was there goes only now that the new folder is whole.
             path.rename(before)
         try:
@@ -179,7 +196,7 @@ def atomic_folder(
                 before.rename(path)
             raise
     except OSError as error:
-        if not (shared and holds(path, markers)):
+        if not (shared and holds(path, kind.markers)):
             raise UserError(f"{path}: cannot be written ({describe_os_error(error)})") from None
     finally:
         for rest in (staging, before):

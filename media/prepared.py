@@ -32,7 +32,7 @@ from media.modality import SIDES, Item, LeftOut, Missing, Modality, Progress, Si
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 _COUNTED = ("files", "bytes", "groups")
-_MARKERS = (MANIFEST, SUMS, *SIDES)
+_KIND = files.FolderKind("a prepared set", (MANIFEST, SUMS, *SIDES))
 FORMAT = 1
 _NAMES = 3
 """How a user's files are named and split; sets in the cache that were made otherwise are made
@@ -73,7 +73,7 @@ def place_of(modality: Modality) -> Path:
 
 def is_prepared(folder: Path) -> bool:
     """Whether there is a set in the folder, or what is left of one; others have a manifest too."""
-    return files.holds(folder, _MARKERS)
+    return files.holds(folder, _KIND.markers)
 
 
 def read(folder: Path) -> Prepared:
@@ -184,7 +184,7 @@ def from_files(
             licence=opened.licence,
             sources=[{"kind": "hub", "name": str(folder), "revision": opened.revision}],
         )
-    paths = user_files(folder)
+    paths = user_files(folder, without=out)
     digest = hashlib.sha256()
     sides = _given_sides(folder)
 
@@ -238,15 +238,14 @@ def _given_sides(folder: Path) -> dict[str, Side]:
     return {part.name: named.get(part.name, "validation") for part in given_split(folder) or ()}
 
 
-def user_files(folder: Path) -> list[Path]:
-    """A user's files, in the order of their names, hidden ones left out."""
+def user_files(folder: Path, *, without: Path | None = None) -> list[Path]:
+    """A user's files, as `bytemodel.folder` finds them. Raises `UserError` if it finds none, or
+    may not look."""
+    from bytemodel.folder import files_below
+
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder of files; check the name")
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part[0] == "." for part in path.relative_to(folder).parts)
-    ]
+    paths = list(files_below(folder, without=without))
     if not paths:
         raise UserError(f"{folder}: holds no files; name a folder of files to learn from")
     return paths
@@ -405,13 +404,11 @@ def _write(
 
 def refuse_folder(out: Path, *, force: bool) -> None:
     """Raise `UserError` if making a set there would destroy something; see `cpusim.files`."""
-    files.refuse_folder(out, markers=_MARKERS, what="a prepared set", force=force)
+    files.refuse_folder(out, _KIND, force=force)
 
 
 def _staging(out: Path, *, force: bool, shared: bool) -> AbstractContextManager[Path]:
-    return files.atomic_folder(
-        out, markers=_MARKERS, what="a prepared set", force=force, shared=shared
-    )
+    return files.atomic_folder(out, _KIND, force=force, shared=shared)
 
 
 class _Names:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemodel.folder import is_held_out, scan
+from bytemodel.folder import files_below, is_held_out, scan
 
 
 def names(folder: Path, unreadable: list[str] | None = None) -> list[str]:
@@ -43,6 +43,21 @@ def test_links_are_followed_and_loops_of_them_end(tmp_path: Path) -> None:
     (tmp_path / "data/nowhere").symlink_to(tmp_path / "none")
     (tmp_path / "data/itself").symlink_to(tmp_path / "data/itself")
     assert names(tmp_path / "data") == ["a", "far/b", "link"]
+
+
+def test_runs_are_left_out_but_for_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    run = ["config.json", "metrics.jsonl", "training.png", "checkpoints/a"]
+    touch(tmp_path, ["a", *(f"b/run/{name}" for name in run), "b/config.json"])
+    assert names(tmp_path) == ["a", "b/config.json"]
+    assert names(tmp_path / "b/run") == sorted(run)
+
+
+def test_a_folder_that_is_being_made_of_the_others_is_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, ["a", "out/b", "c/d"])
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for without in (tmp_path / "out", tmp_path / "c" / ".." / "out"):
+        assert list(files_below(tmp_path, without=without)) == [tmp_path / "a", tmp_path / "c/d"]
+    assert len(list(files_below(tmp_path, without=tmp_path / "none"))) == 3
 
 
 def test_what_is_no_file_is_left_out(tmp_path: Path) -> None:

@@ -148,8 +148,13 @@ def test_only_a_gallery_is_replaced_and_only_by_force(made: Path, tmp_path: Path
     (other / "thesis.txt").write_text("mine")
     for force in ([], ["--force"]):
         said = refused("gallery", "-o", other, *force)
-        assert said == f"{other}: holds something other than a gallery; name another folder"
+        assert said.startswith(f"{other}: holds something other than a gallery; name another")
     assert (other / "thesis.txt").read_text() == "mine"
+    (mine := made / "thesis.txt").write_text("mine")
+    said = refused("gallery", "-o", made, "--force")
+    assert said == f"{mine}: is no part of a gallery; move it away first"
+    assert mine.read_text() == "mine"
+    mine.unlink()
 
 
 def test_interrupted_it_leaves_what_was_there_and_nothing_else(

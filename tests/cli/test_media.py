@@ -31,6 +31,17 @@ needs_tic = pytest.mark.skipif(
 QUICK = ["--preset", "tiny", "--steps", 1, "--no-compile", "--dtype", "float32"]
 
 
+LETTERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+
+
+def letters(folder: Path) -> Path:
+    """A folder of texts, to be converted."""
+    folder.mkdir()
+    for word in LETTERS:
+        (folder / f"{word}.txt").write_bytes(f"letter number {word}\n".encode("utf-16"))
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, and no network."""
@@ -90,7 +101,10 @@ def test_data_makes_the_sample_a_set_and_says_what_is_in_it(tmp_path: Path) -> N
 
 def test_data_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     out = tmp_path / "set"
-    assert refused("data", "image") == "the package cannot be fetched (no network)"
+    assert refused("data", "image") == (
+        "the package cannot be fetched (no network); or make the set of your own files (--data),"
+        " or of the small sample that ships with this program (--sample)"
+    )
     assert "did you mean audio" in refused("data", "audi")
     assert "say with --out" in bgpt("data", "image", "--sample", code=2).stderr
     bgpt("data", "image", "--sample", "--out", out)
@@ -140,6 +154,23 @@ def test_users_files_become_a_set_and_the_unusable_are_named(tmp_path: Path) -> 
     result = bgpt("data", "audio", "--data", mine, "--out", tmp_path / "set")
     assert result.stderr.startswith(f"left out: {mine / 'notes.txt'}: cannot be read as sound")
     assert "left out: 1 unusable" in result.stdout
+
+
+def test_a_set_within_the_folder_that_it_is_made_of_is_the_same_twice(tmp_path: Path) -> None:
+    mine, out = letters(tmp_path / "mine"), tmp_path / "mine" / "set"
+    words = ["data", "text", "--data", mine, "--out", out]
+    bgpt(*words)
+    before = (out / "SHA256SUMS").read_text()
+    assert len(before.splitlines()) == len(LETTERS)
+    assert "left out" not in bgpt(*words, "--force").stderr
+    assert (out / "SHA256SUMS").read_text() == before
+
+
+def test_linked_folders_are_part_of_a_users_files(tmp_path: Path) -> None:
+    (mine := tmp_path / "mine").mkdir()
+    (mine / "far").symlink_to(letters(tmp_path / "far"))
+    bgpt("data", "text", "--data", mine, "--out", tmp_path / "set")
+    assert len((tmp_path / "set" / "SHA256SUMS").read_text().splitlines()) == len(LETTERS)
 
 
 # train media --------------------------------------------------------------------------
@@ -220,10 +251,7 @@ def test_all_modalities_are_trained_in_the_same_way(tmp_path: Path) -> None:
 
 
 def test_a_run_on_users_files_goes_on_without_naming_them_again(tmp_path: Path) -> None:
-    mine, out = tmp_path / "mine", tmp_path / "run"
-    mine.mkdir()
-    for word in ("one", "two", "three", "four", "five", "six", "seven", "eight"):
-        (mine / f"{word}.txt").write_bytes(f"letter number {word}\n".encode("utf-16"))
+    mine, out = letters(tmp_path / "mine"), tmp_path / "run"
     options = [*QUICK, "--max-patches", 24, "--out", out]
     bgpt("train", "media", "--modality", "text", "--data", mine, *options)
     assert read_config(out)["data"]["data"] == str(mine)
@@ -231,6 +259,34 @@ def test_a_run_on_users_files_goes_on_without_naming_them_again(tmp_path: Path) 
     assert "resumed from" in result.stderr
     assert f"text: the files in {mine}" in result.stderr
     assert "is no run of bgpt train media" in refused_run(tmp_path, mine)
+
+
+def test_a_run_among_the_files_that_it_learns_goes_on_whatever_comes_to_them(
+    tmp_path: Path,
+) -> None:
+    mine = letters(tmp_path / "mine")
+    out = mine / "run"
+    options = [*QUICK, "--max-patches", 24, "--out", out]
+    bgpt("train", "media", "--modality", "text", "--data", mine, *options)
+    before = read_config(out)["data"]
+    assert before["training"] + before["held_out"] <= len(LETTERS)
+    (mine / "later.txt").write_text("one more letter\n")
+    assert "resumed from" in bgpt("train", "media", "--resume", "--out", out).stderr
+    assert read_config(out)["data"] == before
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_where_no_run_can_be_is_said_before_anything_is_fetched(
+    resume: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "default_set", pytest.fail)
+    (place := tmp_path / "file").write_text("mine")
+    words = ["train", "media", "--modality", "audio", *QUICK, "--out"]
+    told = "is a file and no run; name the folder of one" if resume else "is a file where a folder"
+    assert refused(*words, place, *resume).startswith(f"{place}: {told}")
+    assert place.read_text() == "mine"
+    if not resume:
+        assert "already exists; use --resume" in refused(*words, tmp_path)
 
 
 def refused_run(tmp_path: Path, mine: Path) -> str:

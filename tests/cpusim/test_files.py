@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cpusim.errors import UserError
-from cpusim.files import atomic_folder, atomic_write, refuse_unwritable
+from cpusim.files import FolderKind, atomic_folder, atomic_write, refuse_unwritable
 
 
 @pytest.mark.parametrize("name", ["a" * 255, "\u00e4" * 127, "a\udcff"])
@@ -37,6 +37,6 @@ def test_the_folder_that_one_is_in_is_not_made(
     for path in (Path(), tmp_path):
         with (
             pytest.raises(UserError, match="is the folder that you are in"),
-            atomic_folder(path, markers=["m"], what="a set"),
+            atomic_folder(path, FolderKind("a set", ["m"])),
         ):
             pytest.fail("refused too late")

@@ -93,6 +93,11 @@ def test_force_replaces_a_set_and_nothing_else(tmp_path: Path) -> None:
     less = dataclasses.replace(TOY, make=lambda f: (item for item in list(TOY.make(f))[:12]))
     changed = from_sample(less, out, QUIET, force=True)
     assert sum(len(changed.files(side)) for side in SIDES) == 12
+    (added := out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt: is no part of a prepared set; move it away"):
+        from_sample(TOY, out, QUIET, force=True)
+    assert added.read_text() == "mine"
+    added.unlink()
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "letter.txt").write_text("dear")
