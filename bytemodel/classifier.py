@@ -4,11 +4,11 @@ The mean of the patch level's features is that of bGPT (Wu et al. 2024, arXiv 24
 3.2), except that padding is left out of it. In a mean the one patch that tells is lost among many,
 so their largest values, and what the last patch makes of the whole file, stand beside it (Howard
 and Ruder 2018, arXiv 1801.06146). But a word may begin at any place of a patch, and the patch level
-tells it from others poorly; so the states of the byte level, of some of the patches, are pooled
-too. Nothing is written: its head is of no use here.
+tells it from others poorly; so what detectors find in the states of the byte level, of some of
+the patches, is pooled too. Nothing is written: its head is of no use here.
 
 Shape suffixes: B batch, P patches, S patch size, L labels, C width, D draws, R patches read closely
-in each, E width of the byte level.
+in each, E width of the byte level, K detectors.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bytemodel.config import ModelConfig
 from bytemodel.model import ByteModel
 from bytemodel.patches import PAD, Patches, encode_file, fitting_extension
 
+DETECTORS = 1024
+"""What is looked for in the states of the byte level. The mean of so many, none of them linear,
+tells how often each kind of state occurs; that of the states themselves, where they lie."""
 MOST_WINDOWS = 8
 """Windows that are read of a file longer than the model's sequence, evenly spread over it."""
 FEWEST_CLOSELY, MOST_CLOSELY = 8, 32
@@ -53,7 +57,11 @@ class Classifier(nn.Module):
         self.model = ByteModel(config)
         if self.model.byte_decoder.modern:
             self.model.byte_decoder.head.requires_grad_(False)
-        self.head = nn.Linear(3 * config.patch_width + 2 * config.byte_width, len(self.labels))
+        self.detectors = nn.Linear(config.byte_width, DETECTORS)
+        # Each answers to some of the states, as different ones as they can be.
+        nn.init.normal_(self.detectors.weight, std=1.5 * config.byte_width**-0.5)
+        nn.init.normal_(self.detectors.bias, mean=-1.0)
+        self.head = nn.Linear(3 * config.patch_width + 2 * DETECTORS, len(self.labels))
 
     @classmethod
     def of(cls, model: ByteModel, labels: Sequence[str]) -> Classifier:
@@ -84,9 +92,9 @@ class Classifier(nn.Module):
         # A state is of a byte that comes, from all before it.
         real_NS = read_BDR.flatten()[:, None] & (bytes_NS != PAD)
         drawn = places_BDR.shape[:2]
+        found_NSK = F.relu(self.detectors(F.rms_norm(states_NSE, states_NSE.shape[-1:])))
         close = _mean_and_largest(
-            states_NSE.reshape(drawn.numel(), -1, states_NSE.shape[-1]),
-            real_NS.view(drawn.numel(), -1),
+            found_NSK.reshape(drawn.numel(), -1, DETECTORS), real_NS.view(drawn.numel(), -1)
         )
         pooled = (
             *_mean_and_largest(features_BPC, real_BP),

@@ -86,7 +86,8 @@ def test_features_are_pooled_over_a_files_own_patches_whatever_pads_the_batch(
         conditions = model.read(tokens[None]).at(targets - 1)
         states = model.states(conditions, tokens[targets], model.matches(tokens[None], targets))
         states = states[tokens[targets] != PAD]
-        parts = (features.mean(0), features.amax(0), features[-1], states.mean(0), states.amax(0))
+        found = torch.relu(classifier.detectors(torch.rms_norm(states, states.shape[-1:])))
+        parts = (features.mean(0), features.amax(0), features[-1], found.mean(0), found.amax(0))
         torch.testing.assert_close(row, classifier.head(torch.cat(parts)), atol=1e-4, rtol=1e-4)
 
 
@@ -215,7 +216,10 @@ def test_a_classifier_is_saved_with_its_labels_and_never_taken_for_a_byte_model(
         ([], "no usable labels"),
         ("abc", "no usable labels"),
         ([1, 2, 3], "no usable labels"),
-        (["a", "b"], r"'head.weight' has shape \(3, 80\) where its configuration says \(2, 80\)"),
+        (
+            ["a", "b"],
+            r"'head.weight' has shape \(3, 2096\) where its configuration says \(2, 2096\)",
+        ),
         (["a"] * (1 << 15), "head.weight"),
     ],
 )
