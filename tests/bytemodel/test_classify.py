@@ -218,7 +218,7 @@ def test_a_classifier_is_saved_with_its_labels_and_never_taken_for_a_byte_model(
         ([1, 2, 3], "no usable labels"),
         (
             ["a", "b"],
-            r"'head.weight' has shape \(3, 2096\) where its configuration says \(2, 2096\)",
+            r"'head.weight' has shape \(3, 2096\) where .* says \(2, 2096\)",
         ),
         (["a"] * (1 << 15), "head.weight"),
     ],
