@@ -55,7 +55,7 @@ class Music:
     source: str = "O'Neill's, Ryan's, Aird's and Nottingham tunes in music21's corpus"
     licence: str = "the transcribers' terms, see corpus/license.txt in music21"
     sample: Path = Path(__file__).parent / "samples" / "music"
-    sample_source: str = "tunes that this project generated"
+    sample_source: str = "tunes that everybody knows, and some that this project generated"
     sample_licence: str = "MIT, as this program"
     recipe: int = 2
     pair: tuple[str, str] = ("abc", "mid")

@@ -20,6 +20,7 @@ import numpy as np
 
 from media import abcmidi, packages
 from media.modality import Debian, Item
+from media.music import clean, split_tunes
 from media.terminfo import TERMINFO
 
 HERE = Path(__file__).parent
@@ -166,11 +167,14 @@ def _note(place: int) -> str:
 
 
 def tunes(_: Path, out: Path) -> None:
-    """Tunes and their MIDI."""
-    for number in range(1, TUNES + 1):
-        abc = tune(number).encode()
-        (out / f"tune{number:03d}.abc").write_bytes(abc)
-        (out / f"tune{number:03d}.mid").write_bytes(abcmidi.to_midi(abc))
+    """Tunes and their MIDI: those that people sing, in `traditional.abc`, and generated ones."""
+    sung = split_tunes((HERE / "traditional.abc").read_text())
+    made = {f"traditional{number:02d}": clean(text) for number, text in enumerate(sung, 1)}
+    made |= {f"tune{number:03d}": tune(number) for number in range(1, TUNES + 1)}
+    for stem, text in made.items():
+        abc = text.encode()
+        (out / f"{stem}.abc").write_bytes(abc)
+        (out / f"{stem}.mid").write_bytes(abcmidi.to_midi(abc))
 
 
 # Messages: sentences of a topic's own words, in the form of the tables of Reuters R8.
