@@ -32,6 +32,12 @@ _LABELS = (
 )
 """The ten kinds of Fashion-MNIST, in the order of their numbers."""
 _PARTS = (("t10k", "test"), ("train", "train"))
+_SPREAD = ("PNG", "PPM", "JPEG2000")
+"""Formats whose 16 bits reach from black to white, or are made to by Pillow."""
+_SAMPLE_FORMAT, _UNSIGNED = 339, 1
+"""TIFF's tag, and what it says of whole numbers from 0 on."""
+_DEPTHS = (8, 10, 12, 14, *range(16, 33))
+"""Bits of a value: those that cameras and microscopes have, and what sums of many pictures need."""
 _CELL, _SHADES = 4, 8
 """Pictures look alike if they have equal means, in so many shades, in cells of 4 x 4 pixels. Of
 Fashion-MNIST's 60,000 training pictures that is so for 31 and a test picture."""
@@ -75,6 +81,8 @@ class Image:
         """Any picture that Pillow reads, its middle square made 32 x 32."""
         try:
             with warnings.catch_warnings():
+                # What a decoder says about a file's tags is of no use to whoever gives many.
+                warnings.simplefilter("ignore")
                 warnings.simplefilter("error", Pillow.DecompressionBombWarning)
                 with Pillow.open(io.BytesIO(read_bytes(path))) as picture:
                     pixels = _to_pixels(picture)
@@ -117,18 +125,39 @@ IMAGE = Image()
 def _to_pixels(picture: Any) -> Pixels:
     """(32, 32, 3) of any picture: turned as the camera was held, on white where transparent."""
     picture.seek(0)
+    form, tags = picture.format, getattr(picture, "tag_v2", {})
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
         # 16 bits of grey, or more, which Pillow would cut off instead of scaling down.
         values = np.asarray(picture, np.float64)
-        most = 65535.0 if picture.mode.startswith("I") else max(float(values.max()), 1.0)
-        picture = Pillow.fromarray((values / most * 255).clip(0, 255).round().astype(np.uint8))
+        if picture.mode == "I" and tags.get(_SAMPLE_FORMAT) == (_UNSIGNED,):
+            values = values % 2**32  # Pillow takes all of 32 bits for signed.
+        picture = Pillow.fromarray(_scaled(values, picture.mode, form))
     if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Pillow.new("RGBA", picture.size, "white")
         picture = Pillow.alpha_composite(white, picture)
     picture = ImageOps.fit(picture.convert("RGB"), (SIZE, SIZE), Pillow.Resampling.LANCZOS)
     return np.asarray(picture, np.uint8)
+
+
+def _scaled(values: npt.NDArray[np.float64], mode: str, form: str | None) -> Pixels:
+    """Grey of a picture whose values may be of any range; what is below 0, or no number, is black.
+
+    White is what the format says. Where it says nothing, white is the largest value of as many
+    bits as the picture's own largest value needs; of fractions, that value itself, at least 1.
+
+    Raises `ValueError` if no value is a finite one from 0 on.
+    """
+    most = float(values[np.isfinite(values) & (values >= 0)].max())
+    if mode == "F":
+        white = max(most, 1.0)
+    elif form in _SPREAD:
+        white = 65535.0
+    else:
+        white = 2.0 ** next(bits for bits in _DEPTHS if most < 1 << bits) - 1
+    grey = np.nan_to_num(values, nan=0, posinf=white, neginf=0) / white * 255
+    return np.asarray(grey.clip(0, 255).round(), np.uint8)
 
 
 def _bmp(pixels: Pixels) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,71 @@ def test_sixteen_bits_of_grey_are_scaled_and_not_cut_off(tmp_path: Path) -> None
     assert (pixels(save(tmp_path / "grey.png", grey)) == 128).all()
     light = Image.fromarray(np.full((40, 40), 0.5, np.float32))
     assert (pixels(save(tmp_path / "light.tif", light)) == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "most", "shade"),
+    [
+        ("png", np.uint16, 65535, 255),
+        ("png", np.uint16, 4095, 16),
+        ("tif", np.uint16, 255, 255),
+        ("tif", np.uint16, 4095, 255),
+        ("tif", np.uint16, 65535, 255),
+        ("tif", np.uint16, 0, 0),
+        ("tif", np.int32, 255, 255),
+        ("tif", np.int32, 65535, 255),
+        ("tif", np.int32, 2**31 - 1, 255),
+        ("tif", np.float32, 1, 255),
+        ("tif", np.float32, 3e38, 255),
+        ("tif", np.float32, 0.5, 128),
+    ],
+)
+def test_white_is_what_the_format_says_or_as_many_bits_as_the_values_need(
+    form: str, kind: type, most: float, shade: int, tmp_path: Path
+) -> None:
+    values = np.zeros((32, 32), kind)
+    values[:, 16:] = most
+    found = pixels(save(tmp_path / f"grey.{form}", Image.fromarray(values)))
+    assert (found[:, :15] == 0).all()
+    assert (found[:, 17:] == shade).all()
+
+
+@given(st.integers(1, 2**31 - 1), st.integers(0, 255))
+def test_whole_numbers_of_any_size_are_neither_cut_off_nor_lost(most: int, share: int) -> None:
+    values = np.full((32, 32), most, np.int32)
+    values[:, :16] = most * share // 255
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, "TIFF")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "grey.tif"
+        path.write_bytes(out.getvalue())
+        found = pixels(path).astype(int)
+    assert (found[:, 17:] >= (64 if most > 127 else most)).all()
+    assert (np.abs(found[:, :14] - values[0, 0] / most * found[0, -1]) <= 1).all()
+
+
+def test_a_tiff_of_32_bits_without_a_sign_has_none(tmp_path: Path) -> None:
+    values = np.full((32, 32), -1, np.int32)
+    values[:16] = 2**31 - 1
+    path = save(tmp_path / "sums.tif", Image.fromarray(values))
+    signed, unsigned = (bytes([83, 1, 3, 0, 1, 0, 0, 0, kind, 0]) for kind in (2, 1))
+    assert (pixels(path)[[0, 31]] == [[[255]], [[0]]]).all()
+    path.write_bytes(path.read_bytes().replace(signed, unsigned))
+    assert (pixels(path)[[0, 31]] == [[[127]], [[255]]]).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_is_black_and_what_is_below_zero_too(tmp_path: Path) -> None:
+    values = np.ones((32, 32), np.float32)
+    values[:8], values[8:16], values[16:24] = np.nan, -np.inf, np.inf
+    values[24:28] = -3
+    found = pixels(save(tmp_path / "holes.tif", Image.fromarray(values)))
+    assert (found[[0, 1, 10, 12, 25, 26]] == 0).all()
+    assert (found[[18, 21, 30, 31]] == 255).all()
+    for nothing in (np.nan, np.inf, -1):
+        path = save(tmp_path / "no.tif", Image.fromarray(np.full((9, 9), nothing, np.float32)))
+        with pytest.raises(UserError, match=r"no\.tif: cannot be read as a picture; leave it out"):
+            IMAGE.read(path)
 
 
 def test_what_is_transparent_is_white(tmp_path: Path) -> None:
