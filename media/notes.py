@@ -10,7 +10,7 @@ import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from media import abcmidi
+from media.text import decode
 
 MOST_BYTES = 1 << 20
 _NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
@@ -62,7 +63,7 @@ LONGEST_DELTA = (1 << 28) - 1
 
 
 def read_tune(path: Path) -> Tune:
-    """The notes of a MIDI file, or of the ABC tune in a file.
+    """The notes of a MIDI file, or of the ABC tune in a file: what can be learned can be compared.
 
     Raises `UserError` if it is neither, or is damaged.
     """
@@ -71,9 +72,30 @@ def read_tune(path: Path) -> Tune:
     if kind == "abc" and path.suffix.lower() in (".mid", ".midi"):
         raise UserError(f"{path}: is no MIDI file; restore it or leave it out")
     try:
-        return tune_of(data, kind)
+        return _midi(data, path) if kind == "mid" else tune_of(_abc(data, path), kind)
     except Unreadable as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _midi(data: bytes, path: Path) -> Tune:
+    """Of a MIDI file, with what is wrong with one whose notes can be read all the same."""
+    try:
+        return tune_of(data, "mid")
+    except Unreadable:
+        from media.music import MUSIC, plain_midi
+
+        tune = tune_of(plain_midi(data, str(path)), "mid")
+        return replace(tune, fault=MUSIC.judge(data, "mid"))
+
+
+def _abc(data: bytes, path: Path) -> bytes:
+    """As UTF-8. What is of an older encoding stays as it is: its notes are in ASCII."""
+    try:
+        return decode(data, str(path)).encode()
+    except UserError:
+        if b"\0" in data:
+            raise
+        return data
 
 
 class Unreadable(UserError):

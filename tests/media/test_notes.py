@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from cpusim.errors import UserError
 from media import abcmidi
+from media.modality import Item
 from media.music import MUSIC
 from media.notes import Note, Tune, Unreadable, compare, mend_track_length, read_tune, tune_of
 
@@ -167,3 +169,54 @@ def test_a_book_is_not_compared_by_its_first_tune(tmp_path: Path) -> None:
     path.write_text("X:1\nK:C\nCDEF|\n\nX:2\nK:C\nGABc|\n")
     with pytest.raises(UserError, match="holds several tunes, where one is compared"):
         read_tune(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
+def test_abc_of_every_encoding_sounds_the_same(encoding: str, tmp_path: Path) -> None:
+    text = "X:1\nT:Grüße\nM:4/4\nL:1/8\nK:C\nCDEF GABc|\n"
+    path, plain = tmp_path / "tune.abc", tmp_path / "plain.abc"
+    path.write_bytes(text.encode(encoding))
+    plain.write_bytes(text.replace("Grüße", "Greetings").encode())
+    found = read_tune(path)
+    assert len(found.notes) == 8
+    assert found.notes == read_tune(plain).notes
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda data: data, None),
+        (lambda data: data + bytes(9), "not as long as its tracks say"),
+        (
+            lambda data: data[:18] + (len(data) - 26).to_bytes(4, "big") + data[22:-4],
+            "not as long as its tracks say",
+        ),
+    ],
+)
+def test_what_can_be_learned_can_be_compared(
+    spoil: object, fault: str | None, tmp_path: Path
+) -> None:
+    assert callable(spoil)
+    data, path = SAMPLE[0].read_bytes(), tmp_path / "tune.mid"
+    path.write_bytes(spoil(data))
+    (learned,) = MUSIC.read(path)
+    found = read_tune(path)
+    assert isinstance(learned, Item)
+    assert found.notes == tune_of(learned.data, "mid").notes == tune_of(data, "mid").notes
+    assert found.fault == fault
+
+
+@given(st.data())
+def test_whatever_is_learned_of_a_damaged_file_can_be_compared(data: st.DataObject) -> None:
+    damaged = bytearray(SAMPLE[0].read_bytes())
+    place = data.draw(st.integers(14, len(damaged) - 1))
+    damaged[place] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tune.mid"
+        path.write_bytes(damaged)
+        try:
+            (learned,) = MUSIC.read(path)
+        except UserError:
+            return
+        assert isinstance(learned, Item)
+        assert read_tune(path).notes == tune_of(learned.data, "mid").notes
