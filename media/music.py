@@ -20,6 +20,7 @@ from media import abcmidi
 from media.abctext import FIELD, PITCH, SILENT, pitch_place
 from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
 from media.notes import LONGEST_DELTA, Unreadable, tune_of
+from media.split import beside
 from media.text import TEXT, decode
 
 _DROPPED = re.compile(rf'"[^"]*"|(?P<kept>{SILENT})|[uvkH~]')
@@ -104,7 +105,7 @@ class Music:
         """
         data = read_bytes(path)
         # A MIDI file beside an ABC file of its name is the same tune.
-        file = f"without extension {path.with_suffix('')}"
+        file = beside(path)
         if path.suffix.lower() in (".mid", ".midi") or data.startswith(b"MThd"):
             return [Item(f"{path.stem}.mid", plain_midi(data, str(path)), (file,))]
         items: list[Item | LeftOut] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 from media.modality import SIDES, Item, LeftOut, Side
 
@@ -47,6 +48,12 @@ def side_of(group: str) -> Side:
     if place < VALIDATION:
         return "validation"
     return "test" if place < VALIDATION + TEST else "train"
+
+
+def beside(path: Path) -> str:
+    """A key that files share that lie in one folder and differ in their extensions alone, as one
+    thing in two forms does. What follows a point and is a number is no extension."""
+    return f"without extension {path.with_suffix('') if path.suffix[1:2].isalpha() else path}"
 
 
 def given_side(found: Sequence[Item | LeftOut], side: Side, there: Collection[Side]) -> Side | None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cpusim.errors import UserError
 from media.image import IMAGE
+from media.modality import Item
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -177,12 +178,42 @@ def test_any_bytes_are_judged(tail: bytes, cut: int) -> None:
     assert (IMAGE.judge(good[:cut], "bmp") is None) == (cut == len(good))
 
 
-def test_pictures_that_look_alike_share_a_key(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    values = random.integers(0, 8, (8, 8, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1) * 32 + 15
-    noisy = values + random.integers(0, 4, values.shape, dtype=np.uint8)
-    keys = [
-        IMAGE.read(save(tmp_path / f"{name}.png", Image.fromarray(picture)))[0].keys
-        for name, picture in (("a", values), ("b", noisy), ("c", values[::-1]))
+def samples(count: int) -> list[np.ndarray]:
+    """Pictures of the sample, (32, 32, 3), no two the same."""
+    items = IMAGE.items(IMAGE.sample, lambda _done, _total: None)
+    data = {item.data: None for item in items if isinstance(item, Item)}
+    return [np.asarray(Image.open(io.BytesIO(bmp))) for bmp in list(data)[:count]]
+
+
+def keys(path: Path, picture: np.ndarray, **options: object) -> set[str]:
+    """Those of a picture saved there."""
+    return set(IMAGE.read(save(path, Image.fromarray(picture), **options))[0].keys)
+
+
+def test_a_picture_saved_in_another_form_and_place_shares_a_key(tmp_path: Path) -> None:
+    for number, picture in enumerate(samples(60)):
+        plain = keys(tmp_path / f"{number}.png", picture)
+        assert plain & keys(tmp_path / f"other {number}.jpg", picture, quality=90)
+        faint = (picture // 3).repeat(6, 0).repeat(6, 1)
+        plain = keys(tmp_path / f"large {number}.bmp", faint)
+        assert plain & keys(tmp_path / f"larger {number}.jpg", faint, quality=60)
+
+
+def test_other_pictures_share_none_faint_and_flat_ones_neither(tmp_path: Path) -> None:
+    clear = samples(40)
+    faint = [220 + picture // 12 for picture in clear]
+    flat = [np.full((32, 32, 3), shade, np.uint8) for shade in (0, 1, 2, 254, 255)]
+    found = [
+        keys(tmp_path / f"{number}.png", picture)
+        for number, picture in enumerate([*clear, *faint, *flat])
     ]
-    assert keys[0] == keys[1] != keys[2]
+    assert len(set().union(*found)) == sum(map(len, found))
+
+
+def test_the_same_name_in_one_folder_is_the_same_picture(tmp_path: Path) -> None:
+    dark, light = (np.full((32, 32, 3), shade, np.uint8) for shade in (0, 255))
+    (tmp_path / "other").mkdir()
+    one = keys(tmp_path / "photo22.png", dark)
+    assert one & keys(tmp_path / "photo22.jpg", light)
+    assert not one & keys(tmp_path / "photo23.jpg", light)
+    assert not one & keys(tmp_path / "other" / "photo22.jpg", light)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from media.modality import SIDES, Side
-from media.split import assign, groups
+from media.split import assign, beside, groups
 
 SOME_KEYS = st.lists(st.lists(st.sampled_from("abcdefghijkl"), min_size=1, max_size=3), max_size=15)
 
@@ -69,3 +70,9 @@ def test_a_thing_like_one_of_the_test_is_left_out_of_training() -> None:
     keys = [("shoe",), ("boot",), ("shoe",), ("hat",), ("hat",)]
     fixed: list[Side | None] = ["train", "train", "test", "test", None]
     assert assign(keys, fixed)[0] == [None, "train", "test", "test", "test"]
+
+
+def test_files_of_one_name_in_one_folder_are_beside_each_other() -> None:
+    assert beside(Path("a/x.png")) == beside(Path("a/x.jpg")) == beside(Path("a/x.tar"))
+    assert beside(Path("a/x.png")) != beside(Path("b/x.png"))
+    assert beside(Path("a/take.1")) != beside(Path("a/take.2"))
