@@ -22,6 +22,7 @@ import numpy.typing as npt
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
+from media.split import beside
 
 RATE = 8000
 """Samples a second, and a clip."""
@@ -91,7 +92,8 @@ class Audio:
     def read(self, path: Path) -> Sequence[Item]:
         """The seconds of a recording; `path` may be of any kind that libsndfile reads."""
         key = f"recording {hashlib.sha256(read_bytes(path)).hexdigest()}"
-        clips = [clip for clip in _clips(_samples(path), path.stem, key) if clip]
+        # A lossy form of it has hardly a sample in common with it.
+        clips = [clip for clip in _clips(_samples(path), path.stem, key, beside(path)) if clip]
         if not clips:
             raise UserError(f"{path}: is empty, or silent from beginning to end; leave it out")
         return clips
@@ -119,7 +121,7 @@ class Audio:
 AUDIO = Audio()
 
 
-def _clips(samples: Samples, stem: str, key: str) -> Iterator[Item | None]:
+def _clips(samples: Samples, stem: str, *keys: str) -> Iterator[Item | None]:
     """A recording second by second, the last one filled with silence; None for a silent one."""
     for number, start in enumerate(range(0, len(samples), RATE)):
         second = samples[start : start + RATE]
@@ -131,7 +133,7 @@ def _clips(samples: Samples, stem: str, key: str) -> Iterator[Item | None]:
         whole = np.zeros(RATE, np.float32)
         whole[: len(second)] = second
         values = np.clip(np.floor(whole * _MIDDLE + 0.5) + _MIDDLE, 0, 255).astype(np.uint8)
-        yield Item(f"{stem}-{number:03d}.wav", _wav(values), (key, *_sounds(values)))
+        yield Item(f"{stem}-{number:03d}.wav", _wav(values), (*keys, *_sounds(values)))
 
 
 def _sounds(values: npt.NDArray[np.uint8]) -> list[str]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cpusim.errors import UserError
 from media.audio import AUDIO
+from media.split import groups
 
 RATE = 8000
 
@@ -97,6 +98,19 @@ def test_pieces_of_one_recording_share_a_key_wherever_they_are_cut(tmp_path: Pat
     assert keys("whole", whole) & keys("part", whole[RATE // 3 :][:RATE])
     assert not keys("one", whole) & keys("other", other)
     assert not keys("quiet", whole / 10) & keys("noise", other / 10)
+
+
+def test_a_recording_stands_with_its_lossy_form_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    noise = np.random.default_rng(2).uniform(-0.5, 0.5, 3 * RATE)
+    names = ("rec05.wav", "rec05.ogg", "rec05.mp3", "rec06.ogg", "other/rec05.ogg")
+    for name in names:
+        soundfile.write(tmp_path / name, noise, RATE)
+    clips = [clip for name in names[:3] for clip in AUDIO.read(tmp_path / name)]
+    assert len(clips) >= 9
+    assert len(set(groups([clip.keys for clip in clips]))) == 1
+    apart = [AUDIO.read(tmp_path / name)[0].keys for name in (names[0], *names[3:])]
+    assert not set(apart[0]) & {*apart[1], *apart[2]}
 
 
 def header_says(data: bytes, rate: int) -> bytes:
