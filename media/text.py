@@ -128,20 +128,31 @@ def decode(data: bytes, name: str) -> str:
         if data.startswith(mark):
             encoding, start = kind, len(mark)
             break
-    else:
-        # Latin letters in UTF-16 have a zero byte each, all of them before or all behind.
-        even, odd = data[::2].count(0), data[1::2].count(0)
-        if max(even, odd) > len(data) // 4 and not min(even, odd):
+    even, odd = data[::2].count(0), data[1::2].count(0)
+    zeros = "holds zero bytes, so it is no text; leave it out"
+    if not start and not min(even, odd):
+        # Latin letters in UTF-16 have a zero byte each, all of them before or all behind; in other
+        # scripts spaces and line ends alone do, and so may what is no text.
+        if max(even, odd) > len(data) // 4:
             encoding = "utf-16-be" if even else "utf-16-le"
+        zeros = (
+            "holds zero bytes; if it is UTF-16 without a mark, convert it with"
+            f" iconv -f UTF-16{'BE' if even else 'LE'} -t UTF-8, else leave it out"
+        )
+    if encoding == "utf-8" and 0 in data:
+        raise UserError(f"{name}: {zeros}")
     try:
         text = data[start:].decode(encoding)
     except UnicodeDecodeError as error:
+        what, way = "is no", "convert it, for example with iconv -f LATIN1 -t UTF-8"
+        if encoding != "utf-8":
+            what = "is cut short, as" if start + error.end == len(data) else "is damaged, as"
+            way = "restore it or leave it out"
         raise UserError(
-            f"{name}: is no {encoding.upper()} text at byte {start + error.start:,}; convert it,"
-            " for example with iconv -f LATIN1 -t UTF-8"
+            f"{name}: {what} {encoding.upper()} text at byte {start + error.start:,}; {way}"
         ) from None
     if "\0" in text:
-        raise UserError(f"{name}: holds zero bytes, so it is no text; leave it out")
+        raise UserError(f"{name}: {zeros}")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

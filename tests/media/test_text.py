@@ -32,7 +32,11 @@ def test_unicode_of_every_encoding_becomes_utf8(encoding: str, tmp_path: Path) -
     ("data", "sentence"),
     [
         ("Grüße".encode("latin-1"), "is no UTF-8 text at byte 2; convert it, for example with"),
-        (b"\xff\xfeA", "is no UTF-16-LE text at byte 2"),
+        (b"\xff\xfeA", "is cut short, as UTF-16-LE text at byte 2; restore it or leave it out"),
+        (b"\xff\xfeA\0\0\xdcB\0", "is damaged, as UTF-16-LE text at byte 4; restore it or"),
+        ("Plain".encode("utf-16-be") + b"\0", "is cut short, as UTF-16-BE text at byte 10"),
+        ("Привет, мир".encode("utf-16-le"), "holds zero bytes; if it is UTF-16 without a mark"),
+        ("Καλημέρα σε όλους\n".encode("utf-16-be"), "holds zero bytes; if it is UTF-16 without"),
         (b"", "holds no text"),
         (b" \n\t\n", "holds no text"),
         (b"PK\x03\x04\0\0 and so on, no text at all", "holds zero bytes, so it is no text"),
@@ -46,6 +50,12 @@ def test_what_is_no_text_is_refused_in_one_sentence(
     with pytest.raises(UserError) as caught:
         TEXT.read(path)
     assert str(caught.value).startswith(f"{path}: {sentence}")
+
+
+@pytest.mark.parametrize("end", ["LE", "BE"])
+def test_how_to_convert_utf16_without_a_mark_is_said_as_it_works(end: str) -> None:
+    with pytest.raises(UserError, match=f"convert it with iconv -f UTF-16{end} -t UTF-8, else"):
+        decode("Привет, мир\n".encode(f"utf-16-{end}"), "it")
 
 
 @given(st.binary(max_size=60))
