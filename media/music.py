@@ -19,7 +19,7 @@ from cpusim.files import read_bytes
 from media import abcmidi
 from media.abctext import FIELD, PITCH, SILENT, pitch_place
 from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
-from media.notes import LONGEST_DELTA, Unreadable, tune_of
+from media.notes import LONGEST_DELTA, MIDI_SUFFIXES, Unreadable, tune_of, unwrapped
 from media.split import beside
 from media.text import TEXT, decode
 
@@ -103,10 +103,10 @@ class Music:
 
         In a book of many tunes, those that abc2midi finds errors in are left out.
         """
-        data = read_bytes(path)
+        data = unwrapped(read_bytes(path))
         # A MIDI file beside an ABC file of its name is the same tune.
         file = beside(path)
-        if path.suffix.lower() in (".mid", ".midi") or data.startswith(b"MThd"):
+        if path.suffix.lower() in MIDI_SUFFIXES or data.startswith(b"MThd"):
             return [Item(f"{path.stem}.mid", plain_midi(data, str(path)), (file,))]
         items: list[Item | LeftOut] = []
         text = decode(data, str(path))

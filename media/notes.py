@@ -21,6 +21,7 @@ from media import abcmidi
 from media.text import decode
 
 MOST_BYTES = 1 << 20
+MIDI_SUFFIXES = (".mid", ".midi", ".rmi")
 _NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
 
@@ -67,14 +68,26 @@ def read_tune(path: Path) -> Tune:
 
     Raises `UserError` if it is neither, or is damaged.
     """
-    data = read_bytes(path)
+    data = unwrapped(read_bytes(path))
     kind = "mid" if data.startswith(b"MThd") else "abc"
-    if kind == "abc" and path.suffix.lower() in (".mid", ".midi"):
+    if kind == "abc" and path.suffix.lower() in MIDI_SUFFIXES:
         raise UserError(f"{path}: is no MIDI file; restore it or leave it out")
     try:
         return _midi(data, path) if kind == "mid" else tune_of(_abc(data, path), kind)
     except Unreadable as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def unwrapped(data: bytes) -> bytes:
+    """The MIDI file in a RIFF file of the form `RMID`; anything else as it is."""
+    place = 12
+    if data.startswith(b"RIFF") and data[8:place] == b"RMID":
+        while place < len(data):
+            stop = place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")
+            if data[place : place + 4] == b"data":
+                return data[place + 8 : stop]
+            place = stop + stop % 2  # Chunks begin at even places.
+    return data
 
 
 def _midi(data: bytes, path: Path) -> Tune:

@@ -182,10 +182,28 @@ def test_abc_of_every_encoding_sounds_the_same(encoding: str, tmp_path: Path) ->
     assert found.notes == read_tune(plain).notes
 
 
+def in_riff(midi: bytes) -> bytes:
+    """As Windows wraps it, behind a chunk of an odd length."""
+    other, size = b"DISP\3\0\0\0odd\0", len(midi).to_bytes(4, "little")
+    form = b"RMID" + other + b"data" + size + midi + b"\0" * (len(midi) % 2)
+    return b"RIFF" + len(form).to_bytes(4, "little") + form
+
+
+@pytest.mark.parametrize("name", ["tune.rmi", "tune.bin"])
+def test_a_riff_file_without_its_midi_is_refused(name: str, tmp_path: Path) -> None:
+    path, whole = tmp_path / name, in_riff(SAMPLE[0].read_bytes())
+    for damaged in (whole[:80], whole[:30], whole[:12], whole.replace(b"data", b"junk")):
+        path.write_bytes(damaged)
+        for read in (MUSIC.read, read_tune):
+            with pytest.raises(UserError, match=f"^{path}: "):
+                read(path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
         (lambda data: data, None),
+        (in_riff, None),
         (lambda data: data + bytes(9), "not as long as its tracks say"),
         (
             lambda data: data[:18] + (len(data) - 26).to_bytes(4, "big") + data[22:-4],
