@@ -39,6 +39,8 @@ _EVENT = re.compile(
 )
 _LETTERS = re.compile(rb".([\x20-\x7e]{0,127})", re.DOTALL)
 """A length, which may be wrong, and a text."""
+_CHUNK = re.compile(rb"[\x20-\x7e]{4}.{4}", re.DOTALL)
+"""How a chunk of a MIDI file begins: with its kind and its length."""
 _TRACK, _TRACK_END = b"MTrk", b"\xff\x2f\x00"
 _MOST_MIDI = 1 << 20
 
@@ -272,7 +274,7 @@ def plain_midi(data: bytes, name: str) -> bytes:
     if len(data) > _MOST_MIDI:
         raise UserError(f"{name}: has {len(data):,} bytes, more than a tune has; leave it out")
     try:
-        stream = io.BytesIO(data)
+        stream = io.BytesIO(_without_unknown_chunks(data))
         file = mido.MidiFile(file=stream)
         # mido leaves tracks unread that the header does not count.
         tracks = [] if _TRACK in stream.read() else [_track(track) for track in file.tracks]
@@ -285,6 +287,21 @@ def plain_midi(data: bytes, name: str) -> bytes:
     if not tracks or file.type > 2 or not file.ticks_per_beat:
         raise UserError(f"{name}: is no whole MIDI file; restore it or leave it out")
     return b"MThd\0\0\0\x06" + head + b"".join(tracks)
+
+
+def _without_unknown_chunks(midi: bytes) -> bytes:
+    """A MIDI file without what stands before its tracks and between them, which the standard says
+    to skip and mido does not; from where it is no chunk on, it stays as it is."""
+    place = 8 + int.from_bytes(midi[4:8], "big")
+    made = midi[:place]
+    while _CHUNK.match(midi, place):
+        stop = place + 8 + int.from_bytes(midi[place + 4 : place + 8], "big")
+        if stop > len(midi):
+            break
+        if midi.startswith(_TRACK, place):
+            made += midi[place:stop]
+        place = stop
+    return made + midi[place:]
 
 
 def _with_lengths_of_texts(events: bytes) -> bytes:

@@ -214,6 +214,20 @@ def test_a_midi_file_whose_ticks_are_no_part_of_a_quarter_note_is_not_valid(divi
         plain_midi(wrong, "it")
 
 
+@given(st.binary(max_size=40), st.sampled_from([b"XFIH", b"cue ", b"MTrq"]))
+def test_chunks_of_unknown_kinds_are_skipped_wherever_they_stand(said: bytes, kind: bytes) -> None:
+    right = next(MUSIC.sample.glob("*.mid")).read_bytes()
+    said += b"."  # What ends as a track does is judged to be one.
+    chunk = kind + len(said).to_bytes(4, "big") + said
+    two = right[:8] + b"\0\1\0\2" + right[12:] + right[14:]
+    assert plain_midi(right[:14] + chunk + chunk + right[14:], "it") == right
+    assert plain_midi(right + chunk, "it") == right
+    assert plain_midi(two[: len(right)] + chunk + two[len(right) :], "it") == two
+    assert MUSIC.judge(right[:14] + chunk + right[14:], "mid") is None
+    with pytest.raises(UserError, match="it: is no whole MIDI file"):
+        plain_midi(right[:14] + chunk[:-1] + right[14:-9], "it")
+
+
 def test_a_midi_file_has_as_many_tracks_as_its_header_says() -> None:
     right = next(MUSIC.sample.glob("*.mid")).read_bytes()
     head, tracks = right[:14], right[14:]

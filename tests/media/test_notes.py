@@ -204,6 +204,7 @@ def test_a_riff_file_without_its_midi_is_refused(name: str, tmp_path: Path) -> N
     [
         (lambda data: data, None),
         (in_riff, None),
+        (lambda data: data[:14] + b"XFIH\0\0\0\3one" + data[14:], None),
         (lambda data: data + bytes(9), "not as long as its tracks say"),
         (
             lambda data: data[:18] + (len(data) - 26).to_bytes(4, "big") + data[22:-4],
