@@ -103,7 +103,8 @@ class Music:
     def read(self, path: Path) -> Sequence[Item | LeftOut]:
         """The tunes of an ABC file, cleaned, with their MIDI; or a MIDI file, rewritten plainly.
 
-        In a book of many tunes, those that abc2midi finds errors in are left out.
+        In a book of many tunes, those without notes and those that abc2midi finds errors in are
+        left out.
         """
         data = unwrapped(read_bytes(path))
         # A MIDI file beside an ABC file of its name is the same tune.
@@ -122,14 +123,20 @@ class Music:
             abc = clean(tune).encode()
             stem = path.stem if len(tunes) == 1 else f"{path.stem}-{number:03d}"
             keys = (*keys_of(tune), *((file,) if len(tunes) == 1 else ())) or (_own_key(abc),)
+            reason = ""
             try:
                 midi = abcmidi.to_midi(abc)
             except abcmidi.Refused as error:
+                reason, wrong = "abc2midi finds errors", f"is no clean ABC ({error})"
+            else:
+                if not PITCH.search(_sung(tune)):
+                    reason, wrong = "without notes", "has no notes"
+            if reason:
                 title = next(iter(_titles(tune)), "without a title")
-                sentence = f"{path}: tune {number} ({title}) is no clean ABC ({error}); mend it"
+                sentence = f"{path}: tune {number} ({title}) {wrong}; mend it"
                 if len(tunes) == 1:
-                    raise UserError(f"{sentence} or leave it out") from None
-                items.append(LeftOut("abc2midi finds errors", sentence))
+                    raise UserError(f"{sentence} or leave it out")
+                items.append(LeftOut(reason, sentence))
                 continue
             items += [Item(f"{stem}.abc", abc, keys), Item(f"{stem}.mid", midi, keys)]
         return items
@@ -243,8 +250,7 @@ def keys_of(tune: str) -> tuple[str, ...]:
             letters = letters.removeprefix("the").removesuffix("the")
             if letters:
                 keys[f"title {letters}"] = None
-    body = "".join(line + "\n" for line in clean(tune).splitlines() if not FIELD.match(line))
-    notes = PITCH.finditer(_UNSUNG.sub("", body))
+    notes = PITCH.finditer(_sung(tune))
     places = [pitch_place(note[2], note[3]) for note in notes]
     steps = [after - before for before, after in pairwise(places)]
     for first in range(len(steps) - _RUN + 1):
@@ -252,6 +258,12 @@ def keys_of(tune: str) -> tuple[str, ...]:
         if len(set(run)) >= _FEWEST:
             keys["steps " + " ".join(map(str, run))] = None
     return tuple(keys)
+
+
+def _sung(tune: str) -> str:
+    """Its lines of music, without what is silent in them and grace notes."""
+    body = "".join(line + "\n" for line in clean(tune).splitlines() if not FIELD.match(line))
+    return _UNSUNG.sub("", body)
 
 
 def _own_key(abc: bytes) -> str:

@@ -100,6 +100,20 @@ def test_an_error_in_a_tune_is_named_with_its_place(tmp_path: Path) -> None:
             MUSIC.read(path)
 
 
+@pytest.mark.parametrize("body", ["", "z8|\n", '"Am"z4 !fermata!z4|\n', "[K:G]z8|\nw:A Bad Cage\n"])
+def test_a_tune_without_a_note_is_left_out(body: str, tmp_path: Path) -> None:
+    path, tune = tmp_path / "tune.abc", f"X:1\nT:Tacet\nM:4/4\nL:1/8\nK:C\n{body}"
+    path.write_text(tune)
+    with pytest.raises(UserError, match=r"tune\.abc: tune 1 \(Tacet\) has no notes; mend it or"):
+        MUSIC.read(path)
+    path.write_text(f"{tune}\n{TUNE}")
+    silent, abc, midi = MUSIC.read(path)
+    assert silent == LeftOut("without notes", f"{path}: tune 1 (Tacet) has no notes; mend it")
+    for item in (abc, midi):
+        assert isinstance(item, Item)
+        assert MUSIC.judge(item.data, item.name[-3:]) is None
+
+
 def test_of_a_book_the_tunes_without_errors_are_learned(tmp_path: Path) -> None:
     path = tmp_path / "books" / "book.abc"
     path.parent.mkdir()
