@@ -14,9 +14,9 @@ from cli import render
 from cli.group import Failure
 from cli.options import FILE, json_option
 from cpusim.errors import UserError
-from media.notes import Comparison, Note, Tune, compare, read_tune
+from media.notes import MIDI_SUFFIXES, Comparison, Note, Tune, compare, read_tune
 
-_KINDS = (".mid", ".midi", ".abc")
+_KINDS = (*MIDI_SUFFIXES, ".abc")
 
 
 @click.command(name="compare")

@@ -34,7 +34,7 @@ SUMS = "SHA256SUMS"
 _COUNTED = ("files", "bytes", "groups")
 _KIND = files.FolderKind("a prepared set", (MANIFEST, SUMS, *SIDES))
 FORMAT = 1
-_NAMES = 3
+_NAMES = 4
 """How a user's files are named and split; sets in the cache that were made otherwise are made
 again."""
 _LONGEST_STEM = 200

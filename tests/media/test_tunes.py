@@ -83,7 +83,8 @@ def test_titles_and_melodies_of_what_is_held_out_never_come() -> None:
     avoided = {key for tune in first for key in keys_of(tune)}
     made = [Tunes(TRAINING, avoided, seed=1).tune(number) for number in range(30)]
     assert not avoided & {key for tune in made for key in keys_of(tune)}
-    assert not set(first) & set(made)
+    # A few notes under a title such as "The" are like nothing, and may come again.
+    assert not {tune for tune in first if keys_of(tune)} & set(made)
 
 
 def test_nothing_to_make_tunes_of_is_refused() -> None:
