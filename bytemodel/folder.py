@@ -69,7 +69,7 @@ def scan(
         except OSError as error:
             unreadable(path, error)
             continue
-        if path != str(folder) and {name for name, _ in names} >= _RUN:
+        if path != str(folder) and sum(name in _RUN for name, _ in names) == len(_RUN):
             continue
         for name, is_below in reversed(names):
             waiting.append((os.path.join(path, name), is_below))  # noqa: PTH118
