@@ -149,8 +149,8 @@ def refuse_folder(path: Path, kind: FolderKind, *, force: bool) -> None:
         raise UserError(f"{path}: is a file where a folder is to be made; name another")
     if not holds(path, kind.markers):
         raise UserError(
-            f"{path}: holds something other than {kind.what}; name another folder, or delete this"
-            " one"
+            f"{path}: holds something other than {kind.what}; name another folder, or move this"
+            " one away"
         )
     if not force:
         raise UserError(f"{path}: already exists; use --force to replace it")
