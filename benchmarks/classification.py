@@ -42,7 +42,7 @@ import learning
 import report
 
 from bytemodel import checkpoint
-from bytemodel.classify import Confusion, classification, evaluate_files, training_config
+from bytemodel.classify import Confusion, classification, evaluate_files, fitted, training_config
 from bytemodel.config import preset
 from bytemodel.labelled import BATCH, LabelledFile, LabelledSource
 from bytemodel.train import pick_device, pick_dtype
@@ -137,8 +137,9 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
             fine_tuning=model is not None, validates=source.validates, **learning.budget(options)
         )
         run = folder / name.replace(" ", "-")
+        begin = None if model is None else fitted(model, source, seed=training.seed)
         outcome = learning.learn(
-            run, config, training, source, classification(model, source.labels), options
+            run, config, training, source, classification(begin, source.labels), options
         )
         classifier = checkpoint.load_classifier(run, device=device).model
         rows.append(

@@ -8,7 +8,7 @@ tells it from others poorly; so what detectors find in the states of the byte le
 the patches, is pooled too. Nothing is written: its head is of no use here.
 
 Shape suffixes: B batch, P patches, S patch size, L labels, C width, D draws, R patches read closely
-in each, E width of the byte level, K detectors.
+in each, E width of the byte level, K detectors, F width of all that is pooled.
 """
 
 from __future__ import annotations
@@ -76,6 +76,10 @@ class Classifier(nn.Module):
 
     def forward(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, L). `lengths_B`: the patches of each row that are no padding."""
+        return cast(Tensor, self.head(self.pooled(patches_BPS, lengths_B)))
+
+    def pooled(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
+        """What the head reads, (B, F)."""
         features_BPC = self.model.patch_decoder(patches_BPS)
         places_P = torch.arange(patches_BPS.shape[1], device=patches_BPS.device)
         real_BP = places_P < lengths_B[:, None]
@@ -101,7 +105,7 @@ class Classifier(nn.Module):
             last_BC,
             *(values.view(*drawn, -1).mean(1) for values in close),
         )
-        return cast(Tensor, self.head(torch.cat(pooled, 1)))
+        return torch.cat(pooled, 1)
 
     def _read_closely(self, lengths_B: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Places of patches of each row, (B, D, R), from 1 to `count` - 1, and which of them count.

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bytemodel.checkpoint import fingerprint
 from bytemodel.classifier import Classifier, classify_all
 from bytemodel.config import ModelConfig
-from bytemodel.labelled import LabelledFile
+from bytemodel.labelled import LabelledFile, LabelledSource
 from bytemodel.metrics import read_metrics
 from bytemodel.model import ByteModel
 from bytemodel.train import FINE_TUNING, Task, TrainConfig
@@ -26,6 +26,10 @@ from cpusim.files import atomic_write, printable_name, read_bytes
 _SCHEDULE = {"warmup_steps": 20, "evaluate_every": 200}
 _RATES = {"matrix_lr": 3e-3, "other_lr": 3e-3}
 """To go on from a byte model: higher than for more of the same, since this is something else."""
+_FITTED = 4096
+"""Files that the head is fitted to at most."""
+_PENALTY = 0.01
+"""On half the squares of its weights, for features of unit deviation."""
 _SMOOTHING = 0.1
 """How much of the certainty is asked to go to all labels alike (Szegedy et al. 2016, arXiv
 1512.00567). The loss on what is held out then falls as long as fewer files are mistaken, instead of
@@ -33,7 +37,7 @@ rising with the certainty of few mistakes, so the weights with the least loss ar
 
 
 def classification(
-    start: ByteModel | None,
+    start: ByteModel | Classifier | None,
     labels: Sequence[str],
     *,
     head_only: bool = False,
@@ -41,15 +45,21 @@ def classification(
 ) -> Task:
     """Classification as something that `train.train` can learn.
 
-    `start`: the byte model that the classifier begins with; None: random weights. `head_only`: it
-    stays as it is. `about`: what else the run's record should say, and, to go on with a run whose
-    own weights are there, what it says. Raises `UserError` if the byte model would stay random.
+    `start`: the byte model that the classifier begins with, or a classifier such as `fitted` makes
+    of one; None: random weights. `head_only`: the byte model stays as it is. `about`: what else
+    the run's record should say, and, to go on with a run whose own weights are there, what it says.
+    Raises `UserError` if the byte model would stay random.
     """
     if head_only and start is None and not (about or {}).get("start"):
         raise UserError("--head-only needs a model that has learned something; name one (--model)")
 
+    known = start.model if isinstance(start, Classifier) else start
+
     def build(config: ModelConfig) -> Classifier:
-        classifier = Classifier.of(start or ByteModel(config), labels)
+        if isinstance(start, Classifier):
+            classifier = start
+        else:
+            classifier = Classifier.of(start or ByteModel(config), labels)
         if head_only:
             classifier.model.requires_grad_(False)
         return classifier
@@ -62,12 +72,65 @@ def classification(
         plot=plot,
         about={
             "kind": "classification",
-            "start": None if start is None else fingerprint(start),
+            "start": None if known is None else fingerprint(known),
             "head_only": head_only,
             **(about or {}),
         },
         many_shapes=True,
     )
+
+
+def fitted(
+    start: ByteModel,
+    source: LabelledSource,
+    *,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Classifier:
+    """A classifier that begins with a byte model, its head fitted to the source's files.
+
+    What the model has learned is then made use of from the first step on, and not spoilt by what a
+    random head asks for (Kumar et al. 2022, arXiv 2202.10054). This is logistic regression, of
+    which there is one best solution. `progress`: called with how many files of how many are read.
+    """
+    torch.manual_seed(seed)
+    classifier = Classifier.of(start, source.labels).eval()
+    device = next(classifier.parameters()).device
+    total = min(_FITTED, len(source.training))
+    features: list[Tensor] = []
+    labels: list[Tensor] = []
+    with torch.inference_mode():
+        for batch in source.beginnings(total):
+            progress(sum(len(lot) for lot in labels), total)
+            pooled = classifier.pooled(batch.patches_BPS.to(device), batch.lengths_B.to(device))
+            features.append(pooled)
+            labels.append(batch.labels_B.to(device))
+    _fit(classifier.head, torch.cat(features).clone(), torch.cat(labels).clone())
+    progress(total, total)
+    return classifier
+
+
+def _fit(head: nn.Linear, features_NF: Tensor, labels_N: Tensor) -> None:
+    """Give a head the weights that tell these labels best from these features."""
+    mean_F, deviation_F = features_NF.mean(0), features_NF.std(0)
+    # What hardly ever varies is not made much of.
+    deviation_F += 1e-3 * features_NF.std()
+    features_NF = (features_NF - mean_F) / deviation_F
+    weight_LF = torch.zeros_like(head.weight, requires_grad=True)
+    bias_L = torch.zeros_like(head.bias, requires_grad=True)
+    solver = torch.optim.LBFGS([weight_LF, bias_L], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        wrong = F.cross_entropy(F.linear(features_NF, weight_LF, bias_L), labels_N)
+        whole = wrong + _PENALTY / 2 * weight_LF.square().sum()
+        whole.backward()  # type: ignore[no-untyped-call]
+        return whole
+
+    solver.step(loss)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        head.weight.copy_(weight_LF / deviation_F)
+        head.bias.copy_(bias_L - head.weight @ mean_F)
 
 
 def training_config(*, fine_tuning: bool, validates: bool = False, **chosen: Any) -> TrainConfig:

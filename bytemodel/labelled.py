@@ -230,6 +230,14 @@ class LabelledSource:
         batches = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
         return [self._collate(files, self._size(files[-1]), None) for files in batches]
 
+    def beginnings(self, count: int) -> Iterator[LabelledBatch]:
+        """So many of the files to learn from, or all, by their beginnings; always the same ones."""
+        ranked = sorted(self.training, key=lambda file: file.digest)[:count]
+        ranked.sort(key=self._size)
+        for first in range(0, len(ranked), BATCH):
+            lot = ranked[first : first + BATCH]
+            yield self._collate(lot, self._size(lot[-1]), None)
+
     def groups(
         self, batch: LabelledBatch, hits: npt.NDArray[np.bool_]
     ) -> dict[str, tuple[int, int]]:

@@ -154,7 +154,7 @@ def train(
             "say what to begin with: --model CKPT, or --preset NAME for random weights"
         )
     from bytemodel import checkpoint
-    from bytemodel.classify import classification, evaluate_files, training_config
+    from bytemodel.classify import classification, evaluate_files, fitted, training_config
     from bytemodel.distributed import leads
     from bytemodel.labelled import LabelledSource
     from bytemodel.train import pick_device, pick_dtype, read_config, refuse_taken
@@ -199,8 +199,12 @@ def train(
             " judge; leave it out, or make folders train, validation and test"
         )
     known = before["task"] if model is None and preset_name is None else {}
+    begin: Any = None if start is None else start.model
+    if begin is not None and checkpoint.find_resumable(out)[0] is None:
+        with render.progress("a first look", "files") as progress:
+            begin = fitted(begin, source, seed=training.seed, progress=progress)
     task = classification(
-        None if start is None else start.model,
+        begin,
         source.labels,
         head_only=head_only or bool(before["task"].get("head_only")),
         about=known or {"file": None if model is None else str(model)},

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +32,7 @@ from bytemodel.classify import (
     Confusion,
     classification,
     evaluate_files,
+    fitted,
     loss_and_hits,
     plot,
     training_config,
@@ -527,6 +529,66 @@ def test_what_is_read_closely_is_the_same_when_a_run_goes_on(
     )
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
+
+
+def test_a_fitted_head_is_the_best_one_for_what_it_reads(folder: Path) -> None:
+    source = LabelledSource(folder, SMALLEST, seed=0)
+    told: list[tuple[int, int]] = []
+    start = random_model("local")
+    classifier = fitted(start, source, seed=4, progress=lambda *pair: told.append(pair))
+    assert told == sorted(told)
+    assert told[-1] == (len(source.training),) * 2
+    for name, tensor in start.state_dict().items():
+        assert torch.equal(tensor, classifier.model.state_dict()[name]), name
+    again = fitted(start, source, seed=4)
+    assert torch.equal(again.head.weight, classifier.head.weight)
+    batches = list(source.beginnings(10**6))
+    assert sum(batch.size for batch in batches) == len(source.training)
+    with torch.no_grad():
+        pooled = torch.cat([classifier.pooled(*batch[:2]) for batch in batches])
+        labels = torch.cat([batch.labels_B for batch in batches])
+        found = classifier.head(pooled).argmax(1)
+        assert (found == labels).float().mean() > 0.95
+    # The sum that is least has one minimum, where its slope is zero.
+    deviation = pooled.std(0) + 1e-3 * pooled.std()
+    weight = (classifier.head.weight * deviation).detach().requires_grad_()
+    bias = (
+        (classifier.head.bias + classifier.head.weight @ pooled.mean(0)).detach().requires_grad_()
+    )
+    logits = F.linear((pooled - pooled.mean(0)) / deviation, weight, bias)
+    (F.cross_entropy(logits, labels) + 0.01 / 2 * weight.square().sum()).backward()
+    for slope in (weight.grad, bias.grad):
+        assert slope is not None
+        assert slope.norm() < 1e-3
+
+
+def test_the_first_look_is_at_the_same_files_whatever_the_order(folder: Path) -> None:
+    looks = [
+        [batch.patches_BPS for batch in LabelledSource(folder, SMALLEST, seed=seed).beginnings(20)]
+        for seed in (0, 1)
+    ]
+    assert sum(len(batch) for batch in looks[0]) == 20
+    for one, other in zip(*looks, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_training_begins_where_the_fitted_head_is(folder: Path, tmp_path: Path) -> None:
+    source = LabelledSource(folder, SMALLEST, seed=0)
+    begin = fitted(random_model("local"), source, seed=0)
+    train(
+        tmp_path / "run",
+        SMALLEST,
+        training_config(fine_tuning=True, steps=1, evaluate_every=1),
+        source,
+        Records(),
+        device="cpu",
+        dtype="float32",
+        compile_model=False,
+        task=classification(begin, source.labels),
+    )
+    first, *_ = read_metrics(tmp_path / "run")
+    assert (first["kind"], first["step"]) == ("evaluation", 0)
+    assert first["accuracy"] > 0.8
 
 
 def test_training_the_head_alone_leaves_the_rest_as_it_was(folder: Path, tmp_path: Path) -> None:
