@@ -8,11 +8,11 @@ python benchmarks/classification.py --tiny          see that it runs; writes not
 `image`: the ten kinds of Fashion-MNIST. `reuters`: the eight topics of Reuters R8. `audio`: the
 language of a prompt, no prompt being on two sides; as each language has mostly one speaker, it is
 also the voice. The classifier is that of `bgpt classify train`, with the same code and
-hyperparameters for every task, begun from the checkpoint and from random weights of the same shape,
-for the same time or number of steps; --start measures one beginning alone and keeps what the result
-holds of others. It learns from train, keeps what does best on validation, and
-is judged once, on test. Beside it stands what a linear model makes of the features that one would
-choose knowing what the files are: TF-IDF of words, pixels, log spectra.
+hyperparameters for every task, begun from the checkpoint, with a first look at the files, and from
+random weights of the same shape, for the same time or number of steps; --start measures one
+beginning alone and keeps what the result holds of others. It learns from train, keeps what does
+best on validation, and is judged once, on test. Beside it stands what a linear model makes of the
+features that one would choose knowing what the files are: TF-IDF of words, pixels, log spectra.
 
 Writes benchmarks/results/classification_TASK.json.
 """
@@ -138,6 +138,7 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         )
         run = folder / name.replace(" ", "-")
         begin = None if model is None else fitted(model, source, seed=training.seed)
+        first_look = round(time.monotonic() - began)
         outcome = learning.learn(
             run, config, training, source, classification(begin, source.labels), options
         )
@@ -151,6 +152,7 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
                 kept_step=outcome.model_step,
                 epochs=round(outcome.step * BATCH / len(source.training), 2),
                 budget=learning.budget(options),
+                first_look_seconds=None if begin is None else first_look,
                 device=report.device_name(device),
                 dtype=str(dtype).removeprefix("torch."),
                 checkpoint=None if model is None else known(start),

@@ -344,7 +344,9 @@ def classification(results: list[dict[str, Any]]) -> str:
     lines = [
         "Files told apart by `bgpt classify train`, on test files: begun from a generative"
         " checkpoint, from random weights of the same shape, and by a linear"
-        f" model; {results[0]['statement']}.",
+        f" model; {results[0]['statement']}. A + B minutes: A to fit the head to what the"
+        " checkpoint knows, B to go on from there; B alone: by the classifier before, which had no"
+        " detectors.",
         "",
         "| files | test files | goal | begun from | accuracy | macro-F1 |",
         "|---|---|---|---|---|---|",
@@ -355,13 +357,19 @@ def classification(results: list[dict[str, Any]]) -> str:
                 f"{result['task']}: {result['what']}",
                 f"{result['files']['test']:,}",
                 percent(result["goal"]),
-                f"{row['start']}, {budget(row) if 'steps' in row else row['features']}",
+                f"{row['start']}, {learned(row) if 'steps' in row else row['features']}",
                 percent(row["accuracy"]),
                 f"{row['macro_f1']:.4f}",
             )
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", measured_on([row for result in results for row in result["rows"]])]
     return "\n".join(lines)
+
+
+def learned(row: dict[str, Any]) -> str:
+    """What a classifier was given to learn."""
+    looked = row.get("first_look_seconds")
+    return budget(row) if looked is None else f"{looked / 60:.0f} + {budget(row)}"
 
 
 def fine_tuning(results: list[dict[str, Any]]) -> str:

@@ -132,6 +132,9 @@ def train(
     a folder train and folders validation or test, those are used as they are: the weights are
     kept that do best on validation, and test is what the report is about.
 
+    With --model, the head is first fitted to what the model makes of up to 4,096 of the files; that
+    is no part of --minutes.
+
     Ctrl-C saves the run and ends with exit code 130; --resume goes on as if nothing had
     happened. Options not given are then the run's own.
 
