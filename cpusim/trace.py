@@ -179,7 +179,9 @@ def is_shard(path: Path) -> bool:
 
     A pipe is none: what is read of it is gone.
     """
-    return path.is_file() and read_bytes(path, limit=len(MAGIC) - 1) == MAGIC
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return False
+    return read_bytes(path, limit=len(MAGIC) - 1) == MAGIC
 
 
 def open_shard(path: Path) -> Shard:

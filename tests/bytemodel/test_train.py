@@ -395,7 +395,11 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], bool, str]] = {
         False,
         "already exists; use --resume to go on, or another --out",
     ),
-    "a file for a folder": (lambda path: touched(path / "file"), False, "already exists"),
+    "a file for a folder": (
+        lambda path: touched(path / "file"),
+        False,
+        "is a file where a folder is to be made; name another --out",
+    ),
 }
 
 

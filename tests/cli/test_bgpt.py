@@ -310,7 +310,8 @@ def test_a_folder_in_use_is_never_trained_into(finished: Path, tmp_path: Path) -
     assert sentence == f"{finished}: already exists; use --resume to go on, or another --out"
     assert sorted(finished.rglob("*")) == before
     (tmp_path / "file").touch()
-    assert "already exists" in refused("train", "cpu", "--out", tmp_path / "file", "--steps", 1)
+    sentence = refused("train", "cpu", "--out", tmp_path / "file", "--steps", 1)
+    assert sentence.endswith("is a file where a folder is to be made; name another --out")
 
 
 def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -176,12 +176,13 @@ def test_a_whole_new_gallery_takes_the_old_ones_place(
     monkeypatch.setattr(gallery, "writer_of", lambda name: tmp_path / f"no-{name}.pt")
     monkeypatch.setattr(gallery, "build", lambda modality, *_: empty(modality.name))
     bgpt("gallery", "-o", tmp_path / "new")
-    (tmp_path / "new" / "stale").write_text("old")
+    (tmp_path / "new" / "image").mkdir(exist_ok=True)
+    (tmp_path / "new" / "image" / "stale").write_text("old")
     said = json.loads(bgpt("gallery", "-o", tmp_path / "new", "--force", "--json").stdout)
     assert said["folder"] == str(tmp_path / "new")
     assert "cpu" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
-    assert not (tmp_path / "new" / "stale").exists()
+    assert not (tmp_path / "new" / "image" / "stale").exists()
 
 
 def empty(name: str) -> Room:
