@@ -344,9 +344,9 @@ def classification(results: list[dict[str, Any]]) -> str:
     lines = [
         "Files told apart by `bgpt classify train`, on test files: begun from a generative"
         " checkpoint, from random weights of the same shape, and by a linear"
-        f" model; {results[0]['statement']}. A + B minutes: A to fit the head to what the"
-        " checkpoint knows, B to go on from there; B alone: by the classifier before, which had no"
-        " detectors.",
+        f" model; {results[0]['statement']}. A min + B: A to fit the head to what the"
+        " checkpoint knows, B to go on from there; of a checkpoint, B alone: by the classifier"
+        " before, which had no detectors.",
         "",
         "| files | test files | goal | begun from | accuracy | macro-F1 |",
         "|---|---|---|---|---|---|",
@@ -369,7 +369,7 @@ def classification(results: list[dict[str, Any]]) -> str:
 def learned(row: dict[str, Any]) -> str:
     """What a classifier was given to learn."""
     looked = row.get("first_look_seconds")
-    return budget(row) if looked is None else f"{looked / 60:.0f} + {budget(row)}"
+    return budget(row) if looked is None else f"{looked / 60:.0f} min + {budget(row)}"
 
 
 def fine_tuning(results: list[dict[str, Any]]) -> str:

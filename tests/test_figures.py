@@ -31,7 +31,7 @@ def test_classification_has_a_row_for_each_beginning() -> None:
     begun = {"start": "random weights", "steps": 9, "accuracy": 0.5, "macro_f1": 0.25, **WHERE}
     rows = [
         {**begun, "budget": {"minutes": 2.5}, "device": "cpu"},
-        {**begun, "budget": {"steps": 4000}, "device": "A GPU"},
+        {**begun, "budget": {"steps": 4000}, "device": "A GPU", "first_look_seconds": 590},
         {
             "start": "linear model",
             "features": "pixels",
@@ -49,10 +49,10 @@ def test_classification_has_a_row_for_each_beginning() -> None:
     assert (
         lines[4] == "| image: kinds | 1,234 | 90 % | random weights, 2.5 minutes | 50 % | 0.2500 |"
     )
-    assert "| random weights, 4,000 steps on A GPU |" in lines[5]
+    assert "| random weights, 10 min + 4,000 steps on A GPU |" in lines[5]
     assert lines[6] == "| image: kinds | 1,234 | 90 % | linear model, pixels | 87.5 % | 0.7500 |"
     assert lines[7].startswith("| reuters: topics |")
-    assert lines[0].endswith("all the same.")
+    assert "by a linear model; all the same. A min + B: A to fit the head" in lines[0]
     assert lines[-1] == "Measured on A CPU, 2 cores, with AMX, commit abc."
 
 
