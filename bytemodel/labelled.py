@@ -226,14 +226,15 @@ class LabelledSource:
     def evaluation(self) -> Sequence[LabelledBatch]:
         """Files to validate on, each by its beginning."""
         step = -(-len(self.validation) // _MOST_EVALUATED)
-        chosen = sorted(self.validation[::step], key=self._size)
-        batches = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
-        return [self._collate(files, self._size(files[-1]), None) for files in batches]
+        return list(self._by_length(self.validation[::step]))
 
     def beginnings(self, count: int) -> Iterator[LabelledBatch]:
         """So many of the files to learn from, or all, by their beginnings; always the same ones."""
-        ranked = sorted(self.training, key=lambda file: file.digest)[:count]
-        ranked.sort(key=self._size)
+        return self._by_length(sorted(self.training, key=lambda file: file.digest)[:count])
+
+    def _by_length(self, files: Sequence[LabelledFile]) -> Iterator[LabelledBatch]:
+        """The beginnings of files, those of like length together."""
+        ranked = sorted(files, key=self._size)
         for first in range(0, len(ranked), BATCH):
             lot = ranked[first : first + BATCH]
             yield self._collate(lot, self._size(lot[-1]), None)

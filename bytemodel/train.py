@@ -45,7 +45,7 @@ from bytemodel.metrics import plot, read_metrics
 from bytemodel.model import ByteModel
 from bytemodel.muon import Muon
 from cpusim.errors import UserError
-from cpusim.files import atomic_write
+from cpusim.files import atomic_write, refuse_file
 
 Dtype = torch.dtype
 Schedule = Literal["trapezoid", "cosine"]
@@ -603,8 +603,7 @@ def _alone(run: Path) -> Iterator[None]:
 
 def refuse_taken(run: Path) -> None:
     """Raise `UserError` if no run can begin in this folder."""
-    if run.exists() and not run.is_dir():
-        raise UserError(f"{run}: is a file where a folder is to be made; name another --out")
+    refuse_file(run, "name another --out")
     if run.exists() and any(run.iterdir()):
         raise UserError(f"{run}: already exists; use --resume to go on, or another --out")
 

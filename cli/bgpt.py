@@ -21,8 +21,7 @@ from cli.options import (
     writing_options,
 )
 from cpusim import __version__
-from cpusim.errors import UserError
-from cpusim.files import atomic_write, read_bytes, refuse_existing
+from cpusim.files import atomic_write, read_bytes, refuse_existing, refuse_file
 
 # Torch takes seconds to import: the commands that use it import it themselves.
 
@@ -171,8 +170,7 @@ def generate(
       bgpt generate --model runs/text --ext txt -n 4 -o samples --top-p 0.9
       bgpt generate --model runs/audio --modality audio -n 8 -o samples
     """
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file where a folder is to be made; name another")
+    refuse_file(output)
     if modality is not None:
         from cli.media import Show
 

@@ -136,6 +136,12 @@ class FolderKind:
     parts: Collection[str] = ()
 
 
+def refuse_file(path: Path, way_out: str = "name another") -> None:
+    """Raise `UserError` if something other than a folder stands where one is to be."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file where a folder is to be made; {way_out}")
+
+
 def refuse_folder(path: Path, kind: FolderKind, *, force: bool) -> None:
     """Raise `UserError` if making a folder there would destroy something.
 
@@ -145,8 +151,7 @@ def refuse_folder(path: Path, kind: FolderKind, *, force: bool) -> None:
         raise UserError(f"{path}: is the folder that you are in; name one that is to be made")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if not path.is_dir():
-        raise UserError(f"{path}: is a file where a folder is to be made; name another")
+    refuse_file(path)
     if not holds(path, kind.markers):
         raise UserError(
             f"{path}: holds something other than {kind.what}; name another folder, or move this"
