@@ -6,8 +6,8 @@ Where apt and pip look is the system's business: nothing here names a server.
 from __future__ import annotations
 
 import hashlib
+import importlib.machinery
 import importlib.metadata
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -144,7 +144,9 @@ def _installed(package: PyPI) -> importlib.metadata.Distribution | None:
 
 
 def _pip() -> list[str] | None:
-    if importlib.util.find_spec("pip") is not None:
+    # Not importlib.util.find_spec: before Python 3.12 setuptools takes that for pip at work, and
+    # what imports setuptools later in this process, as compiling the model does, fails.
+    if importlib.machinery.PathFinder.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     program = shutil.which("pip3") or shutil.which("pip")
     return None if program is None else [program]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -104,6 +105,17 @@ def test_of_a_wheel_only_the_wanted_members_are_unpacked_and_none_outside(
     assert pip.read_text().endswith(" data-only==1.0")
     with pytest.raises(Missing, match=r"missing 2.0 cannot be fetched.*No matching distribution"):
         packages.fetch([PyPI("missing", "2.0", "*")], out, quiet)
+
+
+def test_looking_for_pip_leaves_setuptools_usable() -> None:
+    # In a process of its own: what setuptools has been told stays told.
+    lines = (
+        "from media import packages; from media.modality import PyPI",
+        "print(packages.obstacle([PyPI('data-only', '1.0', '*')]))",
+        "import setuptools",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")
 
 
 def test_an_installed_package_is_read_where_it_lies_and_gives_the_same(
