@@ -92,7 +92,7 @@ def _executions(
         if sum(map(len, states)) >= _ROWS_AT_ONCE:
             yield np.concatenate(states), np.concatenate(wrong)
             states, wrong = [], []
-    if states:
+    if any(map(len, states)):  # in programs of one illegal instruction nothing executes
         yield np.concatenate(states), np.concatenate(wrong)
 
 

@@ -218,6 +218,16 @@ def test_random_programs_are_named_by_seed_distribution_and_the_whole_command(
     assert [one["difference"] for one in data(text)["programs"]] == [None] * 3
 
 
+def test_a_program_of_which_nothing_executes_has_a_page_too(tmp_path: Path) -> None:
+    illegal, out = tmp_path / "illegal.bin", tmp_path / "report.html"
+    illegal.write_bytes(b"\xff\1\2\3")
+    assert cpusim(illegal, "--against", "reference", "--html", out).exit_code == 0
+    text = out.read_text()
+    assert "They agree</h1>" in text
+    assert [one["last"] for one in data(text)["programs"]] == [1]
+    assert 'id="operands"' not in text
+
+
 def test_show_says_how_many_programs_are_on_the_page(tmp_path: Path) -> None:
     wrong, out = trace(tmp_path / "wrong.bin", (4, ACC, 6)), tmp_path / "report.html"
     cpusim("--against", f"trace:{wrong}", "--show", 0, "--html", out, code=1)

@@ -100,6 +100,10 @@ def test_bytes_that_are_no_instruction_are_left_out() -> None:
     assert by_operands([]) == {}
 
 
+def test_programs_in_which_nothing_executes_have_no_tallies() -> None:
+    assert by_operands([_result(b"\xff".ljust(1024, b"\0"), bytes(STATE_SIZE), 1, 0)] * 2) == {}
+
+
 @given(results())
 def test_every_step_is_counted_at_its_depth(found: list[ProgramResult]) -> None:
     depths = by_depth(found)
