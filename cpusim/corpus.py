@@ -60,12 +60,13 @@ class Corpus:
         if path.exists():
             return False
         assembly = path.with_suffix(ASSEMBLY_SUFFIX)
-        # The trace, which makes it known, comes last.
+        # The trace, which makes it known, comes last. Another run may be saving the very same
+        # failure just now: either one's files do, which is why they may replace each other.
         if not assembly.exists():
             text = as_assembly(failure, story, replays(assembly, failure))
-            with atomic_write(assembly) as file:
+            with atomic_write(assembly, force=True) as file:
                 file.write(text.encode())
-        write_trace(path, failure.case.memory.tobytes(), failure.case.records)
+        write_trace(path, failure.case.memory.tobytes(), failure.case.records, force=True)
         return True
 
 

@@ -304,6 +304,21 @@ def test_a_file_of_the_corpus_that_is_no_program_is_refused(tmp_path: Path, size
         open_corpus(tmp_path)
 
 
+def test_two_runs_that_save_the_same_failure_at_once_both_go_on(tmp_path: Path) -> None:
+    report = search(Planted((planted.division_by_zero,)), tmp_path / "found", programs=10)
+    failure = only(report, Bucket("DIV R R", Field.TARGET)).failure
+    corpus = open_corpus(tmp_path / "corpus")
+    corpus.make()
+
+    def meanwhile(_: Path, __: Failure) -> list[str]:
+        corpus.add(failure, ["the other run"], lambda _, __: [])
+        return []
+
+    assert corpus.add(failure, ["this run"], meanwhile)
+    assert len(contents(corpus.folder)) == 2
+    assert open_corpus(corpus.folder).known[0][0] == corpus.path(failure)
+
+
 def test_a_corpus_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "dir.bin").mkdir()
