@@ -91,7 +91,7 @@ def fuzz(
 
     With --programs all that is found is shrunk to the end. With --minutes the second half of the
     time is for shrinking, if there is anything to shrink; what is not minimal by then is saved as
-    it is, and so it is on Ctrl-C. PEER is oracle or model:CKPT.
+    it is, and so it is on Ctrl-C. PEER is oracle, reference or model:CKPT.
 
     Exit code 0: no failure; 1: a failure, new or from the corpus; 2: bad usage or
     unreadable input; 130: stopped by Ctrl-C, whatever was found.
@@ -116,7 +116,7 @@ def fuzz(
     if peer.programs:
         raise UserError(
             f"{peer.text}: a recording knows no program but its own, so there is nothing to"
-            " search; name oracle or model:CKPT"
+            " search; name oracle, reference or model:CKPT"
         )
     options = [] if against is None else ["--against", against]
     options += [] if model is None else ["--model", str(model)]
