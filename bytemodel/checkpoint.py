@@ -271,8 +271,8 @@ def read_tensors(path: Path) -> Any:
         raise CheckpointError(f"{path}: no such checkpoint; check the name") from None
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path}: holds objects other than tensors and plain values, or is damaged;"
-            " it was not loaded, since doing so could run code"
+            f"{path}: holds objects other than tensors and plain values, or is no checkpoint;"
+            " it was not loaded, since doing so could run code; name a .pt file that bgpt wrote"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({describe_os_error(error)})") from None

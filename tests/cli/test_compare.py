@@ -576,7 +576,10 @@ def test_a_truncated_recording_is_refused(tmp_path: Path, size: int) -> None:
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     path = trace(tmp_path / "trace.bin")
-    assert refused("--model", path).startswith(f"{path}: holds objects other than tensors")
+    told = refused("--model", path)
+    assert told.startswith(f"{path}: holds objects other than tensors")
+    assert "or is no checkpoint" in told
+    assert told.endswith("; name a .pt file that bgpt wrote")
 
 
 def test_a_program_that_the_recording_does_not_hold_is_refused(tmp_path: Path) -> None:
