@@ -166,12 +166,15 @@ def run(
     program = load_program(file)
     state = start_state(program.state, acc, registers, random_state)
     result = run_reference(program.memory, state, max_steps=max_steps)
-    _print_run(file, result, style)
-    if result.stop is not Stop.HALTED:
-        raise UserError(_why_stopped(file, result))
-    if trace is not None:
+    halted = result.stop is Stop.HALTED
+    if halted and trace is not None:
+        # Before the states are printed: their reader may go away after a few.
         with atomic_write(trace, force=force) as out:
             out.write(program.memory + b"".join(result.records))
+    _print_run(file, result, style)
+    if not halted:
+        raise UserError(_why_stopped(file, result))
+    if trace is not None:
         _notice(f"wrote {trace}: {_count(len(result.records), 'state')}")
 
 

@@ -729,6 +729,17 @@ def test_a_reader_that_goes_away_ends_the_program_quietly() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_a_reader_that_goes_away_still_leaves_the_trace(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = process("run", GOLDEN[-1], "--trace", tmp_path / "out.bin", stdout=writing)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+    cpusim("verify", tmp_path / "out.bin")
+
+
 def test_ctrl_c_ends_with_130_and_one_word(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
