@@ -37,7 +37,7 @@ from cli.options import (
 from cli.peers import Peer, candidate, make_peer, recording
 from cpusim import lockstep
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, refuse_unwritable
+from cpusim.files import atomic_write, entry, refuse_unwritable
 from cpusim.loader import load_program, source_file
 from cpusim.lockstep import Case, OracleStepper, ProgramResult, RecordedStepper
 
@@ -386,8 +386,9 @@ def _check_outputs(outputs: Sequence[Path | None], force: bool, sources: Iterabl
     files = [source_file(source) for source in sources]
     for output in named:
         refuse_unwritable(output, force=force, sources=files)
-    if len(named) != len(set(named)):
-        twice = next(output for output in named if named.count(output) > 1)
+    entries = [entry(output) for output in named]
+    if len(entries) != len(set(entries)):
+        twice = next(output for output in named if entries.count(entry(output)) > 1)
         raise UserError(f"{twice}: two reports name the same file; give each its own")
 
 

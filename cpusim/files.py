@@ -83,6 +83,11 @@ def refuse_unwritable(path: Path, *, force: bool, sources: Iterable[Path] = ()) 
     temporary.unlink()
 
 
+def entry(path: Path) -> Path:
+    """The folder and the name in it that a path stands for, however it is written."""
+    return path.parent.resolve() / path.name
+
+
 def _temporary(path: Path) -> tuple[int, Path]:
     """A new file beside `path`, open, with a name that tells whose it is."""
     # A name may be as long as a file system takes already.

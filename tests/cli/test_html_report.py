@@ -178,6 +178,9 @@ def test_the_command_writes_the_page_beside_its_report_on_the_terminal(tmp_path:
     cpusim(*words, "--force", code=1)
     same = cpusim("--against", "oracle", "--json", tmp_path / "x", "--html", tmp_path / "x", code=2)
     assert "name the same file" in same.stderr
+    again = tmp_path / ".." / tmp_path.name / "x"
+    same = cpusim("--against", "oracle", "--json", tmp_path / "x", "--html", again, code=2)
+    assert "name the same file" in same.stderr
 
 
 def test_of_a_run_folder_the_page_names_the_file_of_its_weights_and_their_hash(
