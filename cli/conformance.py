@@ -4,6 +4,7 @@ checked stands in `cpusim.conformance` and `cpusim.sweep`, the pictures in `cli.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -152,23 +153,27 @@ def conformance(
     seconds = time.monotonic() - begun
 
     what = _in_words(report, programs)
-    if json_file is not None:
-        text = json.dumps(_as_json(report, programs, peer, seconds), indent=2) + "\n"
-        if to_stdout:
-            click.echo(text, nl=False)
-        else:
-            with atomic_write(json_file, force=force) as file:
-                file.write(text.encode())
-    console = render.stdout()
-    if not to_stdout:
-        for line in _report_lines(report, what, seconds):
-            console.print(line)
-    if not no_plots:
-        title = f"{report.candidate}: {what}"
-        with render.progress("drawing", "heat maps") as progress:
-            heatmaps.draw(report, title, plots, force=force, progress=progress)
+    lines = list(_report_lines(report, what, seconds))
+    try:
+        if json_file is not None:
+            text = json.dumps(_as_json(report, programs, peer, seconds), indent=2) + "\n"
+            if to_stdout:
+                click.echo(text, nl=False)
+            else:
+                with atomic_write(json_file, force=force) as file:
+                    file.write(text.encode())
+        if not no_plots:
+            title = f"{report.candidate}: {what}"
+            with render.progress("drawing", "heat maps") as progress:
+                heatmaps.draw(report, title, plots, force=force, progress=progress)
+            where = plots / heatmaps.OVERVIEW
+            lines.append(Text(f"heat maps: {where} and one of each form beside it"))
+    finally:
+        # Last, so that a reader who goes away costs no file; and whatever became of the files.
         if not to_stdout:
-            console.print(f"heat maps: {plots / heatmaps.OVERVIEW} and one of each form beside it")
+            console = render.stdout()
+            for line in lines:
+                console.print(line)
     if interrupted:
         raise Interrupted(f"interrupted: the report is about {report.programs:,} programs only")
     if report.wrong:
@@ -180,7 +185,7 @@ def _refuse(json_file: Path | None, plots: Path | None, force: bool) -> None:
     if json_file is not None:
         refuse_unwritable(json_file, force=force)
     if plots is not None:
-        there = next(folder for folder in (plots, *plots.parents) if folder.exists())
+        there = next(place for place in (plots, *plots.parents) if os.path.lexists(place))
         if not there.is_dir():
             raise UserError(f"{there}: is a file where a folder is expected; name another")
         if json_file is not None and json_file.absolute() in (

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.text import Text
 
 from cli import render
 from cli.options import FILE, checkpoint_file, cpu_model_option, dtype_option
 from cli.peers import model_stepper, recordings
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, refuse_unwritable
+from cpusim.files import atomic_write, entry, refuse_unwritable
 from cpusim.loader import source_file
 from cpusim.lockstep import Case
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 # Torch is imported by what needs it: --help is quick, and a wrong name is refused at once.
 
 _TOGETHER = 256
-"""Traces diagnosed before their results are printed, in the order given."""
+"""Traces diagnosed at a time; what was found is then taken in the order given."""
 
 
 def _number(_: click.Context, __: click.Parameter, bits: float | None) -> float | None:
@@ -113,7 +114,7 @@ def diagnose(
     sources = [*map(source_file, traces), *([] if model is None else [checkpoint_file(model)])]
     for output in outputs:
         refuse_unwritable(output, force=force, sources=sources)
-    if plot is not None and plot == json_file:
+    if len(outputs) != len({entry(output) for output in outputs}):
         raise UserError(f"{plot}: --plot and --json name the same file; give each its own")
     why = "--open says that the recording may have been stopped" if is_open else ""
     cases = [
@@ -121,6 +122,12 @@ def diagnose(
         for path in traces
         for case in recordings(path)
     ]
+    for case in cases:
+        if not case.steps:
+            raise UserError(
+                f"{case.name}: holds nothing but a first state, which tells nothing with --open;"
+                " leave that out, or name a longer recording"
+            )
     if plot is not None and len(cases) != 1:
         raise UserError(f"--plot draws one trace, and these are {len(cases):,}; name one of them")
 
@@ -129,43 +136,48 @@ def diagnose(
 
     stepper = model_stepper(model, dtype)
     limit = THRESHOLD if threshold is None else threshold
-    console = render.stdout()
+    lines: list[Text] = []
     faulty: list[Diagnosis] = []
     report: list[dict[str, Any]] = []
-    for found in _diagnoses(stepper, cases, limit):
+    try:
+        for found in _diagnoses(stepper, cases, limit):
+            if json_file is not None:
+                report.append(view.as_json(found))
+            if plot is not None:
+                with atomic_write(plot, force=force) as file:
+                    view.plot(found).savefig(file, format="png", dpi=120)
+            if len(cases) == 1 or (found.faulty and len(faulty) < show):
+                lines += view.report_lines(found)
+                if len(cases) > 1:
+                    lines.append(Text())
+            if found.faulty:
+                # What was measured byte by byte is told in lines and figures by now.
+                faulty.append(replace(found, bits=found.bits[:0]))
+        if len(cases) > 1:
+            if len(faulty) > show:
+                lines += [*view.trace_lines(faulty[show:]), Text()]
+            healthy = len(cases) - len(faulty)
+            total = f"{len(cases):,} traces: {len(faulty):,} faulty, {healthy:,} healthy"
+            lines.append(Text(total))
         if json_file is not None:
-            report.append(view.as_json(found))
-        if plot is not None:
-            with atomic_write(plot, force=force) as file:
-                view.plot(found).savefig(file, format="png", dpi=120)
-        if not to_stdout and (len(cases) == 1 or (found.faulty and len(faulty) < show)):
-            for line in view.report_lines(found):
+            settings = {
+                "model": stepper.name.removeprefix("model:"),
+                "threshold": limit,
+                "traces": len(cases),
+                "faulty": len(faulty),
+            }
+            text = json.dumps({**settings, "diagnoses": report}) + "\n"
+            if to_stdout:
+                click.echo(text, nl=False)
+            else:
+                with atomic_write(json_file, force=force) as file:
+                    file.write(text.encode())
+    finally:
+        # Last, so that a reader who goes away costs no file; after Ctrl-C it is what was found.
+        if not to_stdout:
+            console = render.stdout()
+            for line in lines:
                 console.print(line)
-            if len(cases) > 1:
-                console.print()
-        if found.faulty:
-            # What was measured byte by byte is printed or written by now.
-            faulty.append(replace(found, bits=found.bits[:0]))
-    if json_file is not None:
-        settings = {
-            "model": stepper.name.removeprefix("model:"),
-            "threshold": limit,
-            "traces": len(cases),
-            "faulty": len(faulty),
-        }
-        text = json.dumps({**settings, "diagnoses": report}) + "\n"
-        if to_stdout:
-            click.echo(text, nl=False)
-        else:
-            with atomic_write(json_file, force=force) as file:
-                file.write(text.encode())
-    if not to_stdout and len(cases) > 1:
-        if len(faulty) > show:
-            for line in view.trace_lines(faulty[show:]):
-                console.print(line)
-            console.print()
-        healthy = len(cases) - len(faulty)
-        console.print(f"{len(cases):,} traces: {len(faulty):,} faulty, {healthy:,} healthy")
     if faulty:
         context.exit(1)
 

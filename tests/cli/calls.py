@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from cli.bgpt import main
 
@@ -21,6 +22,13 @@ def refused(*words: object) -> str:
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     return result.stderr.strip()
+
+
+class ReaderGone(Console):
+    """A console whose reader has gone away, as `head` does after a few lines."""
+
+    def print(self, *_: object, **__: object) -> None:
+        raise BrokenPipeError
 
 
 def command(*words: object) -> list[str]:

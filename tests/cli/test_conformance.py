@@ -20,13 +20,15 @@ import cpusim.sweep
 from bytemodel import checkpoint
 from bytemodel.config import PRESETS
 from bytemodel.model import ByteModel
-from cli import heatmaps
+from cli import heatmaps, render
 from cli.cpusim import main
 from cpusim.conformance import BINARY_FORMS, FORMS, Report, check
+from cpusim.errors import UserError
 from cpusim.isa import ACC, IR, ISA, PC
 from cpusim.lockstep import Stepper
 from cpusim.programs import Programs, generate
 from cpusim.trace import open_shard, write_shard
+from tests.cli.calls import ReaderGone
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = 100
@@ -297,6 +299,37 @@ def test_bad_usage_is_refused_in_one_sentence_before_anything_runs(
     assert told in cpusim_(*words, code=2).stderr
     assert [path.name for path in Path().iterdir()] == ["file"]
     assert Path("file").read_text() == "old"
+
+
+def test_heat_maps_that_a_broken_link_would_lose_are_refused_before_the_check() -> None:
+    Path("maps").symlink_to("nowhere")
+    told = cpusim_("--against", "oracle", "--plots", "maps", code=2)
+    assert told.stderr == "maps: is a file where a folder is expected; name another\n"
+    assert told.stdout == ""
+
+
+@pytest.mark.usefixtures("small")
+def test_a_reader_that_goes_away_still_leaves_the_heat_maps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Path] = []
+    monkeypatch.setattr(heatmaps, "draw", lambda _report, _title, folder, **_: drawn.append(folder))
+    monkeypatch.setattr(render, "stdout", ReaderGone)
+    cpusim_("--against", "oracle", "--plots", "maps", code=141)
+    assert drawn == [Path("maps")]
+
+
+@pytest.mark.usefixtures("small")
+def test_the_report_is_told_even_if_the_heat_maps_cannot_be_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def draw(*_: Any, **__: Any) -> None:
+        raise UserError("maps/overview.png: already exists; use --force to replace it")
+
+    monkeypatch.setattr(heatmaps, "draw", draw)
+    result = cpusim_("--against", "oracle", "--plots", "maps", code=2)
+    assert result.stdout.splitlines()[-1] == "nothing is wrong"
+    assert result.stderr.startswith("maps/overview.png: already exists")
 
 
 def test_help_loads_neither_torch_nor_numba_nor_matplotlib() -> None:

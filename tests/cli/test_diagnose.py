@@ -6,19 +6,25 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 import bytemodel.cpu
+import cli.diagnose
+from bytemodel.diagnose import Diagnosis
+from cli import render
 from cli.cpusim import main
 from cpusim.assembler import assemble
 from cpusim.faults import parse_fault, run_faulty
 from cpusim.isa import FIELDS, STATE_SIZE
 from cpusim.trace import write_shard
 from tests.certain import CertainModel
+from tests.cli.calls import ReaderGone
 
 ROOT = Path(__file__).parent.parent.parent
 MEMORY = assemble("LOADI 5\nPOP A\nADD A B\nXOR C A\nADD C B D\nROL C\nSWAP A\nHLT\n")
@@ -205,6 +211,46 @@ def test_json_and_plot_go_to_files_and_replace_nothing_unasked(tmp_path: Path) -
     diagnose(*words, "--force", code=1)
 
 
+def test_a_reader_that_goes_away_still_leaves_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "stdout", ReaderGone)
+    path = trace(tmp_path / "t.bin", "stuck:H.0=1")
+    out, picture = tmp_path / "out.json", tmp_path / "out.png"
+    diagnose(path, "--json", out, "--plot", picture, code=141)
+    assert json.loads(out.read_text())["faulty"] == 1
+    assert picture.is_file()
+    diagnose(path, path, "--json", out, "--force", code=141)
+    assert json.loads(out.read_text())["faulty"] == 2
+
+
+def test_interrupted_it_shows_what_was_found_until_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = cli.diagnose._diagnoses
+
+    def cut_off(*words: Any) -> Iterator[Diagnosis]:
+        yield next(iter(whole(*words)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.diagnose, "_diagnoses", cut_off)
+    path = trace(tmp_path / "t.bin", "stuck:H.0=1")
+    result = diagnose(path, path, "--json", tmp_path / "out.json", code=130)
+    assert "blamed: bit 0 of H is stuck at 1" in result.stdout
+    assert "traces:" not in result.stdout
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_first_state_alone_is_no_healthy_machine(tmp_path: Path) -> None:
+    path = tmp_path / "t.bin"
+    path.write_bytes(MEMORY + START)
+    assert "faulty" in diagnose(path, code=1).stdout
+    assert diagnose("--open", path, code=2).stderr == (
+        f"{path}: holds nothing but a first state, which tells nothing with --open;"
+        " leave that out, or name a longer recording\n"
+    )
+
+
 def test_the_threshold_decides_what_is_impossible(tmp_path: Path) -> None:
     path = trace(tmp_path / "t.bin", "off-by-one:ADD=+1")
     # The certain model gives a wrong byte a probability of 1e-6 / 256: 27.9 bits.
@@ -236,13 +282,15 @@ def test_output_fits_80_columns(tmp_path: Path) -> None:
         (["{t}", "--threshold", "nan"], "is no number of bits; write one such as 12.5"),
         (["{t}", "{t}", "--plot", "{new}"], "--plot draws one trace, and these are 2"),
         (["{t}", "--plot", "{new}", "--json", "{new}"], "--plot and --json name the same file"),
+        (["{t}", "--plot", "{new}", "--json", "{again}"], "--plot and --json name the same file"),
         (["{t}", "--json", "{new}/no.json"], "does not exist; create it"),
         (["{new}"], "new: no such file; check the name"),
     ],
 )
 def test_bad_usage_is_refused_with_the_way_out(tmp_path: Path, words: list[str], told: str) -> None:
     path = trace(tmp_path / "t.bin", "stuck:H.0=1")
-    filled = [word.format(t=path, new=tmp_path / "new") for word in words]
+    again = tmp_path / ".." / tmp_path.name / "new"
+    filled = [word.format(t=path, new=tmp_path / "new", again=again) for word in words]
     assert told in diagnose(*filled, code=2).stderr
     assert list(tmp_path.iterdir()) == [path]
 
