@@ -94,7 +94,9 @@ _PEERS: dict[str, Callable[[Path | None, str], Peer]] = {
 
 def candidate(model: Path | None, against: str | None, dtype: str) -> Peer:
     """The peer that --model or --against names, or the shipped model. Raises `UserError`."""
-    return make_peer(against or (f"model:{model}" if model else "model"), dtype)
+    if against is None:
+        against = "model" if model is None else f"model:{model}"
+    return make_peer(against, dtype)
 
 
 def make_peer(text: str, dtype: str) -> Peer:

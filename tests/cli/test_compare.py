@@ -540,6 +540,7 @@ def test_every_line_of_a_report_fits_80_columns(model: Path) -> None:
     [
         (["--model", "a.pt", "--against", "oracle"], "--model CKPT is short for"),
         (["--against", "orcale"], "'orcale' names nothing to compare; did you mean oracle?"),
+        (["--against", ""], "'' names nothing to compare; write oracle"),
         (["--against", "xyz:1"], "write oracle, reference, model:CKPT or trace:FILE"),
         (["--against", "trace:"], "'trace:' names no file"),
         (["--against", "trace"], "names no file; write trace:FILE"),
