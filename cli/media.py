@@ -14,7 +14,7 @@ from cli import render
 from cli.options import FILE, force_option, json_option
 from cpusim.errors import UserError
 from cpusim.files import atomic_write
-from media import packages, prepared, registry
+from media import prepared, registry
 from media.modality import SIDES, Missing, Modality, Progress, verdict
 
 
@@ -80,7 +80,7 @@ def _state(modality: Modality) -> tuple[str, bool]:
     place = prepared.place_of(modality)
     if prepared.is_prepared(place):
         return f"ready, in {place}", True
-    reason = packages.obstacle(modality.packages)
+    reason = prepared.obstacle(modality)
     if reason is not None:
         return f"the small sample only: {reason}", False
     return f"data missing; get it with: bgpt data {modality.name}", False

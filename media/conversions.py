@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeGuard
 
 from cpusim.files import read_bytes
-from media.modality import MakesPairs, Modality
+from media.modality import MakesPairs, Modality, blamed
 from media.prepared import Prepared
 
 MakePairs = Callable[[int, int], Sequence[tuple[bytes, bytes]]]
@@ -29,4 +29,5 @@ def pairs_of(modality: MakesPairs, found: Prepared, *, seed: int) -> tuple[MakeP
         [read_bytes(path) for side in sides for path in found.files(side) if path.suffix == first]
         for sides in (("train",), ("validation", "test"))
     )
-    return modality.pairs(training, held_out, seed)
+    with blamed(modality, "pairs"):
+        return modality.pairs(training, held_out, seed)

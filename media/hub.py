@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cpusim.errors import UserError
-from media.modality import Item, LeftOut, Missing, Modality, Progress, Side
+from media.modality import Broken, Item, LeftOut, Missing, Modality, Progress, Side, read_of
 from media.split import given_side
 
 PREFIX = "hf:"
@@ -177,10 +177,12 @@ def items(
                 path.write_bytes(data)
                 place = f"{split}, row {number:,}"
                 try:
-                    found = modality.read(path)
+                    found = read_of(modality, path)
                 except Missing as error:
                     # The next row would need the same.
                     raise Missing(str(error).replace(str(path), place)) from None
+                except Broken:
+                    raise
                 except UserError as error:
                     found = [LeftOut("unusable", str(error))]
                 finally:

