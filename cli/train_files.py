@@ -209,7 +209,7 @@ def files(
 
         folder = data or Path(before["folder"])
         kinds = list(extensions or before.get("extensions", ()))
-        text = convert or before.get("convert")
+        text = before.get("convert") if convert is None else convert
         conversion = None if text is None else Conversion.parse(text, config.patch_size)
         skipped = Skipped()
         if conversion is None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bytemodel.config import ModelConfig
     from bytemodel.files_data import FileSource
     from bytemodel.made_data import MixedSource
+    from media.modality import MakesPairs
 
 # Torch is imported by what needs it, so that --help is quick.
 
@@ -86,10 +87,10 @@ def media(
     """
     options = TrainOptions(**values)
     if context.get_parameter_source("out") is ParameterSource.DEFAULT:
-        if modality is None:
+        if not modality:
             raise click.UsageError("say what to learn: --modality NAME; see bgpt modalities")
         options = dataclasses.replace(options, out=Path("runs") / modality)
-    elif modality is None and not options.resume:
+    elif not modality and not options.resume:
         raise click.UsageError("say what to learn: --modality NAME; see bgpt modalities")
     learned = ""
     converts: tuple[str, str] | None = None
@@ -103,7 +104,36 @@ def media(
         if before and before.get("kind") != "media":
             raise UserError(f"{options.out}: is no run of bgpt train media; name one with --out")
         learned = modality or before["modality"]
+        if before and learned != before["modality"]:
+            raise UserError(
+                f"{options.out}: is a run on {before['modality']}, not on {learned}; leave out"
+                " --modality, or name another run with --out"
+            )
         chosen = registry.load(learned)
+        # What cannot be is refused before anything is fetched.
+        text = before.get("convert") if convert is None else convert
+        conversion = None if text is None else Conversion.parse(text, config.patch_size)
+        if conversion is not None:
+            converts = (conversion.source, conversion.target)
+            held = {extension.lower() for extension in chosen.extensions}
+            if not held.issuperset(kind.lower() for kind in converts):
+                known = " and ".join(f".{extension}" for extension in chosen.extensions)
+                raise UserError(
+                    f"modality {learned}: has files {known} only, so --convert {conversion} leaves"
+                    " nothing to train on; name two of its kinds, or leave out --convert"
+                )
+        maker: MakesPairs | None = chosen if makes_pairs(chosen, converts) else None
+        share = 0.0
+        if before:
+            share = before.get("made", {}).get("share", 0.0)
+        elif conversion is not None and maker is not None:
+            share = MADE_CONVERSIONS
+        share = share if made is None else made
+        if share and maker is None:
+            kinds = "files" if converts is None else " and ".join(f".{kind}" for kind in converts)
+            raise UserError(
+                f"modality {learned}: there is no program that makes {kinds}; leave out --made"
+            )
         folder = data or (Path(before["data"]) if before.get("data") else None)
         if data is None and before and prepared.is_prepared(Path(before["folder"])):
             # As it was, whatever has become of what it was made of.
@@ -114,8 +144,6 @@ def media(
             found = prepared.user_set(chosen, folder, Bars(), note)
         if leads():
             note(found.sentence())
-        text = convert or before.get("convert")
-        conversion = None if text is None else Conversion.parse(text, config.patch_size)
         about = {
             "kind": "media",
             "modality": learned,
@@ -131,26 +159,14 @@ def media(
             both = (conversion.source, conversion.target)
             entries = conversion.pairs(find_items(found.folder, both, skipped), skipped)
             about["convert"] = str(conversion)
-            converts = both
         real = options.source(
             entries, config, seed=seed, before=before, about=about, skipped=skipped
         )
-        share = 0.0
-        if before:
-            share = before.get("made", {}).get("share", 0.0)
-        elif conversion is not None and makes_pairs(chosen, converts):
-            share = MADE_CONVERSIONS
-        share = share if made is None else made
-        if not share:
+        if maker is None or not share:
             return real
-        if not makes_pairs(chosen, converts):
-            kinds = "files" if converts is None else " and ".join(f".{kind}" for kind in converts)
-            raise UserError(
-                f"modality {learned}: there is no program that makes {kinds}; leave out --made"
-            )
-        make, digest = pairs_of(chosen, found, seed=seed)
+        make, digest = pairs_of(maker, found, seed=seed)
         about = {"sha256": digest}
-        return MixedSource(real, make, chosen.pair, conversion, share=share, about=about)
+        return MixedSource(real, make, maker.pair, conversion, share=share, about=about)
 
     learn(options, "media", source, converts=convert is not None)
     from bytemodel.distributed import leads

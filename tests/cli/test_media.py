@@ -284,9 +284,56 @@ def test_where_no_run_can_be_is_said_before_anything_is_fetched(
     words = ["train", "media", "--modality", "audio", *QUICK, "--out"]
     told = "is a file and no run; name the folder of one" if resume else "is a file where a folder"
     assert refused(*words, place, *resume).startswith(f"{place}: {told}")
+    if not resume:
+        assert refused(*words, place / "run").startswith(f"{place}: {told}")
     assert place.read_text() == "mine"
     if not resume:
         assert "already exists; use --resume" in refused(*words, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (["--convert", "abc"], "'abc' names no conversion"),
+        (["--convert", ""], "'' names no conversion"),
+        (
+            ["--convert", "abc->wav"],
+            "modality music: has files .abc and .mid only, so --convert abc->wav leaves nothing to"
+            " train on; name two of its kinds, or leave out --convert",
+        ),
+        (["--made", 0.5, "--convert", "abc->txt"], "leaves nothing to train on"),
+    ],
+)
+def test_what_cannot_be_converted_is_said_before_anything_is_fetched(
+    asked: list[object], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "default_set", pytest.fail)
+    words = ["train", "media", "--modality", "music", *QUICK, "--out", tmp_path / "run"]
+    assert sentence in refused(*words, *asked)
+
+
+def test_what_nothing_makes_is_said_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "default_set", pytest.fail)
+    words = ["train", "media", "--modality", "image", *QUICK, "--out", tmp_path / "run"]
+    assert "there is no program that makes files; leave out --made" in refused(
+        *words, "--made", 0.5
+    )
+
+
+def test_a_run_is_not_gone_on_with_under_the_name_of_another_modality(tmp_path: Path) -> None:
+    mine, out = letters(tmp_path / "mine"), tmp_path / "run"
+    options = [*QUICK, "--max-patches", 24, "--out", out]
+    bgpt("train", "media", "--modality", "text", "--data", mine, *options)
+    before = (out / "config.json").read_bytes()
+    words = ["train", "media", "--resume", "--out", out]
+    assert refused(*words, "--modality", "audio") == (
+        f"{out}: is a run on text, not on audio; leave out --modality, or name another run with"
+        " --out"
+    )
+    assert (out / "config.json").read_bytes() == before
+    assert "resumed from" in bgpt(*words, "--modality", "text").stderr
 
 
 def refused_run(tmp_path: Path, mine: Path) -> str:
@@ -296,7 +343,7 @@ def refused_run(tmp_path: Path, mine: Path) -> str:
 
 
 def test_what_to_learn_must_be_said(tmp_path: Path) -> None:
-    for words in ([], ["--resume"], ["--out", tmp_path / "run"]):
+    for words in ([], ["--resume"], ["--out", tmp_path / "run"], ["--modality", ""]):
         assert "say what to learn: --modality NAME" in bgpt("train", "media", *words, code=2).stderr
     sentence = bgpt("train", "media", "--modality", "sound", *QUICK, code=2).stderr
     assert "there is no modality 'sound'" in sentence
