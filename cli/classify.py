@@ -260,7 +260,7 @@ def train(
     size = (out / "model.pt").stat().st_size
     console.print(f"{out / 'model.pt'}: the classifier, {size / 1e6:.1f} MB")
     console.print(f"{out / 'report.txt'}: this report, {out / 'confusion.png'}: the picture")
-    console.print(f"next: bgpt classify predict --model {out} FILE")
+    console.print(f"next: bgpt classify predict --model {shlex.quote(str(out))} FILE")
 
 
 @classify.command()

@@ -69,6 +69,14 @@ def test_training_reports_on_the_files_held_out(folder: Path, run: Path) -> None
     assert titles.split() == ["step", "loss", "right", "files/s", "left"]
 
 
+def test_what_to_do_next_can_be_pasted_whatever_the_run_is_called(
+    folder: Path, run: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(run, tmp_path / "my run")
+    lines = bgpt("classify", "train", folder, "--out", out, "--resume").stdout.splitlines()
+    assert lines[-1] == f"next: bgpt classify predict --model '{out}' FILE"
+
+
 def test_a_set_that_bgpt_data_made_is_learned_validated_and_tested_as_it_says(
     tmp_path: Path,
 ) -> None:
