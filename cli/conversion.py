@@ -21,7 +21,7 @@ from cli.options import (
     writing_options,
 )
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, read_bytes, refuse_existing
+from cpusim.files import atomic_write, read_bytes, refuse_existing, refuse_file
 
 if TYPE_CHECKING:
     from bytemodel.conversion import Converted
@@ -201,6 +201,8 @@ def _targets(
             )
         taken[target] = source
         targets[source] = target
+    for folder in dict.fromkeys(target.parent for target in taken):
+        refuse_file(folder, "choose another folder with -o")
     originals = {source.resolve() for source in targets}
     for source, target in targets.items():
         if target.resolve() in originals:

@@ -142,9 +142,11 @@ class FolderKind:
 
 
 def refuse_file(path: Path, way_out: str = "name another") -> None:
-    """Raise `UserError` if something other than a folder stands where one is to be."""
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: is a file where a folder is to be made; {way_out}")
+    """Raise `UserError` if something other than a folder stands where one is to be, or one around
+    it."""
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"{place}: is a file where a folder is to be made; {way_out}")
 
 
 def refuse_folder(path: Path, kind: FolderKind, *, force: bool) -> None:
@@ -152,11 +154,11 @@ def refuse_folder(path: Path, kind: FolderKind, *, force: bool) -> None:
 
     `force` replaces a folder of the same kind that holds nothing else; never another one.
     """
+    refuse_file(path)
     if path.exists() and path.samefile(Path()):
         raise UserError(f"{path}: is the folder that you are in; name one that is to be made")
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or not any(path.iterdir()):
         return
-    refuse_file(path)
     if not holds(path, kind.markers):
         raise UserError(
             f"{path}: holds something other than {kind.what}; name another folder, or move this"

@@ -270,7 +270,9 @@ def test_convert_refuses_what_cannot_be(model: Path, words: Path, tmp_path: Path
     assert "Missing option '--to'" in refused("convert", "--model", model, one)
     assert not out.exists()
     out.touch()
-    refused(*convert(model, one, "-o", out))
+    said = f"{out}: is a file where a folder is to be made; choose another folder with -o"
+    assert refused(*convert(model, one, "-o", out)) == said
+    assert refused(*convert("no model", one, "-o", out / "deep" / "er")) == said
     assert out.read_bytes() == b""
 
 

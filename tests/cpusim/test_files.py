@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cpusim.errors import UserError
-from cpusim.files import FolderKind, atomic_folder, atomic_write, refuse_unwritable
+from cpusim.files import FolderKind, atomic_folder, atomic_write, refuse_file, refuse_unwritable
 
 
 @pytest.mark.parametrize("name", ["a" * 255, "\u00e4" * 127, "a\udcff"])
@@ -28,6 +28,18 @@ def test_where_nothing_can_be_written_is_said_beforehand(tmp_path: Path) -> None
     ):
         with pytest.raises(UserError, match=sentence):
             refuse_unwritable(path, force=False)
+
+
+def test_no_folder_can_be_made_of_a_file_or_below_one(tmp_path: Path) -> None:
+    (file := tmp_path / "file").write_bytes(b"mine")
+    kind = FolderKind("a set", ["m"])
+    for place in (file, file / "a", file / "a" / "b"):
+        said = f"^{file}: is a file where a folder is to be made; name another$"
+        with pytest.raises(UserError, match=said):
+            refuse_file(place)
+        with pytest.raises(UserError, match=said), atomic_folder(place, kind, force=True):
+            pytest.fail("refused too late")
+    assert file.read_bytes() == b"mine"
 
 
 def test_the_folder_that_one_is_in_is_not_made(
