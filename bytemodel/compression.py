@@ -68,6 +68,18 @@ class CompressionError(UserError):
     """A compressed file that cannot be decoded here; the sentence lacks the file's name."""
 
 
+class OtherModelError(CompressionError):
+    """A compressed file that another model wrote. `written_by`: that model's name, as `bgpt info`
+    prints it."""
+
+    def __init__(self, written_by: str, this: str) -> None:
+        super().__init__(
+            f"was compressed with the model {written_by}, and this one is {this}; name the right"
+            " one (bgpt info prints what each is)"
+        )
+        self.written_by = written_by
+
+
 def compressed_size(bits: npt.NDArray[np.float32], extension: str, patch_size: int) -> int:
     """Bytes that a file takes compressed, header included, by the surprisal of its bytes.
 
@@ -128,10 +140,7 @@ def decompress(model: ByteModel, packed: bytes, *, progress: Progress | None = N
         raise CompressionError("is damaged or cut short (its checksum differs); get it again")
     _, _, streams, written_by, arithmetic, content = _FIXED.unpack_from(packed)
     if written_by != _model_hash(model):
-        raise CompressionError(
-            f"was compressed with the model {written_by.hex()}, and this one is"
-            f" {_model_hash(model).hex()}; name the right one (bgpt info prints what each is)"
-        )
+        raise OtherModelError(written_by.hex(), _model_hash(model).hex())
     name, length, payload = _parse(packed[_FIXED.size : -4], model.config.patch_size)
     data = payload
     if streams:

@@ -90,6 +90,13 @@ def decompress(model: Path | None, file: Path, output: Path | None, force: bool)
     try:
         with render.progress("decompressing", "bytes") as progress:
             data = compression.decompress(decoder, packed, progress=progress)
+    except compression.OtherModelError as error:
+        if model is not None:
+            raise UserError(f"{file}: {error}") from None
+        raise UserError(
+            f"{file}: was compressed with the model {error.written_by}, which is none of those that"
+            " ship; name it with --model (bgpt info prints what each is)"
+        ) from None
     except compression.CompressionError as error:
         raise UserError(f"{file}: {error}") from None
     with atomic_write(output, force=force) as out:

@@ -86,6 +86,11 @@ def test_what_was_compressed_is_restored_by_the_model_that_its_header_names(
     checkpoint.save(other, random_model("local", seed=9), info={})
     bgpt("compress", path, "--model", other, "-o", packed, "--force")
     assert "was compressed with the model" in refused("decompress", packed, "-o", tmp_path / "x")
+    name = checkpoint.fingerprint(checkpoint.load(other).model)[:16]
+    assert refused("decompress", packed, "-o", tmp_path / "x") == (
+        f"{packed}: was compressed with the model {name}, which is none of those that ship; name it"
+        " with --model (bgpt info prints what each is)"
+    )
     packed.write_bytes(b"bg")
     assert "no file that bgpt compress wrote" in refused("decompress", packed, "-o", tmp_path / "x")
 
