@@ -374,6 +374,18 @@ def test_a_mended_file_is_shown_as_what_it_was_mended_to(tmp_path: Path) -> None
     assert gallery_page._row(card)["mended"] is True
 
 
+def test_one_file_of_each_kind_is_no_range_of_seeds(tmp_path: Path) -> None:
+    room = Room("odds", "nothing", a_writer(), [Shelf("txt", [], [])], [])
+    about = gallery_page.About(["bgpt"], datetime(2026, 3, 4, tzinfo=UTC), 1.5)
+    for count, seeds, files in (
+        (1, "seed 7</dd>", "1 file of"),
+        (3, "seeds 7 to 9</dd>", "3 files of"),
+    ):
+        gallery_page.write(tmp_path, [room], None, Settings(count=count, seed=7), about)
+        assert f"temperature 1.0, {seeds}" in page(tmp_path)
+        assert f"<dd>{files} each kind, " in page(tmp_path)
+
+
 def test_what_a_file_holds_is_text_and_no_more(hung: Path) -> None:
     text = page(hung)
     assert "<script>document.title" not in text
@@ -458,6 +470,32 @@ def test_a_page_of_320_pixels_scrolls_in_one_direction_only(
         if again is not None:
             browser.get((again / "index.html").as_uri())
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 320
+
+
+@in_a_browser
+def test_on_a_phone_the_figures_are_in_sight_and_sizes_stay_on_one_line(
+    browser: webdriver.Chrome, made: Path
+) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": True},
+    )
+    browser.get((made / "index.html").as_uri())
+    cells = browser.execute_script(
+        "return [...document.querySelectorAll('.overview tbody td:nth-child(4)')]"
+        "  .map((cell) => cell.getBoundingClientRect().right)"
+    )
+    edge = browser.execute_script(
+        "return document.querySelector('.overview').getBoundingClientRect().right"
+    )
+    assert cells
+    assert max(cells) <= edge
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('.overview tbody td:last-child > *')]"
+        "  .concat([...document.querySelectorAll('figcaption a')])"
+        "  .map((text) => text.getClientRects().length)"
+    )
+    assert set(rows) == {1}
 
 
 @in_a_browser
