@@ -48,7 +48,9 @@ def load_program(path: Path, *, isa: InstructionSet = ISA) -> Program:
         return Program(assemble_file(path, isa=isa), bytes(STATE_SIZE))
     if _one_of_shard(path):
         return _start_of(load_trace(path))
-    head = read_bytes(path, limit=MEMORY_SIZE + STATE_SIZE - 1)
+    # What a pipe holds can be read but once.
+    limit = None if path.is_fifo() else MEMORY_SIZE + STATE_SIZE - 1
+    head = read_bytes(path, limit=limit)
     if not head:
         raise UserError(f"{path}: is empty; the shortest program is HLT, four zero bytes")
     if _is_text(head):
@@ -56,7 +58,7 @@ def load_program(path: Path, *, isa: InstructionSet = ISA) -> Program:
             f"{path}: is text, not a memory image; if it is assembly, give its name the suffix .s"
         )
     if len(head) >= MEMORY_SIZE + STATE_SIZE:
-        return _start_of(load_trace(path))
+        return _start_of(load_trace(path) if limit else _piped(head, path))
     if len(head) > MEMORY_SIZE:
         raise UserError(
             f"{path}: {len(head):,} bytes is neither a memory image (at most {MEMORY_SIZE:,})"
@@ -89,6 +91,12 @@ def load_trace(path: Path) -> Trace:
             f" from '{shard.path}[0]' to '{shard.path}[{len(shard) - 1}]'"
         )
     return shard.trace(one[1])
+
+
+def _piped(data: bytes, path: Path) -> Trace:
+    from cpusim.trace import parse_trace
+
+    return parse_trace(data, str(path))
 
 
 def source_file(path: Path) -> Path:

@@ -185,6 +185,21 @@ def test_run_reproduces_a_published_trace_from_the_trace_and_from_its_text(
     assert out.read_bytes() == expected
 
 
+@pytest.mark.parametrize("size", [None, MEMORY_SIZE])
+def test_run_takes_from_a_pipe_what_it_takes_from_a_file(size: int | None, tmp_path: Path) -> None:
+    data = TRACE.read_bytes()[:size]
+    file = tmp_path / "file"
+    file.write_bytes(data)
+    # The pipe is the process's standard input, which is read by its name.
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    with open(reading) as pipe:
+        piped = process("run", "/dev/stdin", stdin=pipe, stdout=subprocess.PIPE)
+    assert (piped.returncode, piped.stderr) == (0, "")
+    assert piped.stdout.replace("/dev/stdin", str(file)) == cpusim("run", file).stdout
+
+
 def test_run_takes_a_short_image_and_fills_it_with_zeros(tmp_path: Path) -> None:
     path = image(tmp_path, bytes([2, 1, 0, 0]))
     assert "halted after 2 steps" in cpusim("run", path).stdout
