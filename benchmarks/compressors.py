@@ -139,14 +139,12 @@ def score(model: Path, dtype: str, test: list[Path]) -> dict[str, Any]:
 
 def table(figures: dict[str, Any]) -> str:
     """The figures as lines of text."""
-    lines = [f"{'':<6}{'':<12}{'cold':>8}{'primed':>8}"]
+    lines = [f"{'':<20}{'cold':>8}{'primed':>8}"]
     for extension, found in figures["extensions"].items():
         for name, row in found["compressors"].items():
-            lines.append(f"{extension:<6}{name:<12}{row['cold']:>8.3f}{row['primed']:>8.3f}")
+            lines.append(f"{extension:<8}{name:<12}{row['cold']:>8.3f}{row['primed']:>8.3f}")
         if "model" in found:
-            lines.append(
-                f"{extension:<6}{'model':<12}{'':>8}{found['model']['bits_per_byte']:>8.3f}"
-            )
+            lines.append(f"{extension:<8}{'model':<20}{found['model']['bits_per_byte']:>8.3f}")
     return "\n".join(lines)
 
 
@@ -161,26 +159,41 @@ def known(path: Path, about: dict[str, Any], extension: str) -> dict[str, Any]:
     return {name: found[name] for name in ("train", "test", "compressors")}
 
 
-def measure_set(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    found = prepared.read(folder)
-    name = found.manifest["modality"]
+def files_of(
+    found: prepared.Prepared, options: argparse.Namespace, extension: str
+) -> tuple[list[Path], list[Path]]:
+    """The files of this extension to prime with, and those to measure."""
+    sides = ("train", options.train_files), ("test", options.test_files)
+    train, test = (
+        some((path for path in found.files(side) if path.suffix == extension), count)
+        for side, count in sides
+    )
+    return train, test
+
+
+def measure_set(found: prepared.Prepared, options: argparse.Namespace) -> dict[str, Any]:
+    """What the compressors make of a set."""
     about = {
         "set": {key: found.manifest[key] for key in ("modality", "kind", "source", "sha256")},
         "versions": {key: version(key) for key in ("brotli", "pyppmd", "zpaq", "zstandard")},
         "files": {"train": options.train_files, "test": options.test_files},
     }
-    model = options.model or shipped.place_of(name)
-    extensions: dict[str, Any] = {}
-    for extension in sorted({path.suffix for path in found.files("test")}):
-        train, test = (
-            some((path for path in found.files(side) if path.suffix == extension), count)
-            for side, count in (("train", options.train_files), ("test", options.test_files))
-        )
-        before = known(report.RESULTS / f"{stem(name)}.json", about, extension)
-        extensions[extension] = before or measure(train, test)
-        if model.exists():
-            extensions[extension]["model"] = score(model, options.dtype, test)
+    before = report.RESULTS / f"{stem(found.manifest['modality'])}.json"
+    extensions = {
+        extension: known(before, about, extension) or measure(*files_of(found, options, extension))
+        for extension in sorted({path.suffix for path in found.files("test")})
+    }
     return {**about, "extensions": extensions}
+
+
+def score_set(
+    figures: dict[str, Any], found: prepared.Prepared, options: argparse.Namespace
+) -> None:
+    """Add to them what the model makes of the same files, if there is one."""
+    model = options.model or shipped.place_of(found.manifest["modality"])
+    if model.exists():
+        for extension, row in figures["extensions"].items():
+            row["model"] = score(model, options.dtype, files_of(found, options, extension)[1])
 
 
 def stem(modality: str) -> str:
@@ -206,18 +219,23 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name in registry.names():
                 made = Path(folder) / name
-                prepared.from_sample(registry.load(name), made, prepared.Stages())
-                print(f"{name}\n{table(measure_set(made, options))}")
+                found = prepared.from_sample(registry.load(name), made, prepared.Stages())
+                figures = measure_set(found, options)
+                score_set(figures, found, options)
+                print(f"{name}\n{table(figures)}")
         return
     if options.set is None:
         parser.error("name a modality, a set that bgpt data made, or --tiny")
-    folder = Path(options.set)
     if options.set in registry.names():
-        modality = registry.load(options.set)
-        folder = prepared.default_set(modality, prepared.Stages(), print).folder
-    figures = measure_set(folder, options)
+        found = prepared.default_set(registry.load(options.set), prepared.Stages(), print)
+    else:
+        found = prepared.read(Path(options.set))
+    figures = measure_set(found, options)
+    # Kept before the model, which takes long too: where that is stopped, it goes on from here.
+    report.write(stem(found.manifest["modality"]), figures)
+    score_set(figures, found, options)
     print(table(figures))
-    print(report.write(stem(figures["set"]["modality"]), figures))
+    print(report.write(stem(found.manifest["modality"]), figures))
 
 
 if __name__ == "__main__":

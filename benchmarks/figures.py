@@ -319,7 +319,9 @@ def compressors(results: list[dict[str, Any]]) -> str:
     ]
     for result in results:
         for extension, found in result["extensions"].items():
-            model = found["model"]
+            model = found.get("model")
+            if model is None:
+                continue  # it was stopped before, or no checkpoint ships
             given = [found["compressors"][name]["primed"] for name in names]
             figures = [f"{bits:.3f}" for bits in (model["bits_per_byte"], *given)]
             best = min(range(len(figures)), key=lambda place: float(figures[place]))

@@ -56,6 +56,15 @@ def test_classification_has_a_row_for_each_beginning() -> None:
     assert lines[-1] == "Measured on A CPU, 2 cores, with AMX, commit abc."
 
 
+def test_compressors_beside_which_no_model_was_measured_yet_have_no_row() -> None:
+    result = json.loads((BENCHMARKS / "results" / "compressors_audio.json").read_text())
+    stopped = json.loads(json.dumps(result).replace('"audio"', '"stopped"'))
+    del stopped["extensions"][".wav"]["model"]
+    table = figures().compressors([result, stopped])
+    assert "| audio .wav |" in table
+    assert "stopped" not in table
+
+
 def test_fine_tuning_says_whether_the_checkpoint_knew_such_files() -> None:
     bits = {"checkpoint": 3.0, "scratch": 2.5, "fine-tuned": 2.0}
     result = {
