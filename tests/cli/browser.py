@@ -56,6 +56,14 @@ def media(driver: webdriver.Chrome, kind: str = "screen", **features: str) -> No
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": kind, "features": chosen})
 
 
+def as_on_a_phone(driver: webdriver.Chrome, width: int) -> None:
+    """`width`: of the screen, in CSS pixels."""
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 640, "deviceScaleFactor": 1, "mobile": True},
+    )
+
+
 def press(driver: webdriver.Chrome, *keys: str) -> None:
     for key in keys:
         driver.switch_to.active_element.send_keys(key)

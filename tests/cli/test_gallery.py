@@ -26,7 +26,15 @@ from media import gallery
 from media.audio import AUDIO
 from media.gallery import Exhibit, Room, Settings, Shelf, Writer, room_of
 from tests.bytemodel.models import random_model
-from tests.cli.browser import CONTRASTS, Outline, check_structure, in_a_browser, media, press
+from tests.cli.browser import (
+    CONTRASTS,
+    Outline,
+    as_on_a_phone,
+    check_structure,
+    in_a_browser,
+    media,
+    press,
+)
 from tests.cli.calls import bgpt, refused
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\u202e\"'&"
@@ -462,10 +470,7 @@ def test_every_text_has_the_contrast_of_wcag_aa(browser: webdriver.Chrome, schem
 def test_a_page_of_320_pixels_scrolls_in_one_direction_only(
     browser: webdriver.Chrome, made: Path
 ) -> None:
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": 320, "height": 640, "deviceScaleFactor": 1, "mobile": True},
-    )
+    as_on_a_phone(browser, 320)
     for again in (None, made):
         if again is not None:
             browser.get((again / "index.html").as_uri())
@@ -476,10 +481,7 @@ def test_a_page_of_320_pixels_scrolls_in_one_direction_only(
 def test_on_a_phone_the_figures_are_in_sight_and_sizes_stay_on_one_line(
     browser: webdriver.Chrome, made: Path
 ) -> None:
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": True},
-    )
+    as_on_a_phone(browser, 360)
     browser.get((made / "index.html").as_uri())
     cells = browser.execute_script(
         "return [...document.querySelectorAll('.overview tbody td:nth-child(4)')]"

@@ -38,7 +38,15 @@ from cpusim.lockstep import (
 )
 from cpusim.reference import run
 from tests.certain import CertainModel
-from tests.cli.browser import CONTRASTS, Outline, check_structure, in_a_browser, media, press
+from tests.cli.browser import (
+    CONTRASTS,
+    Outline,
+    as_on_a_phone,
+    check_structure,
+    in_a_browser,
+    media,
+    press,
+)
 
 PROGRAM = "LOADI 5\nPOP A\nADD A B\nSWAP A\nMUL A C\nDIV B C D\nHLT\n"
 START = bytes([0, 253, 0, 0, 0, 0, 63, 235, *[7] * 8])
@@ -592,10 +600,7 @@ def test_every_text_has_the_contrast_of_wcag_aa(browser: webdriver.Chrome, schem
 
 @in_a_browser
 def test_a_page_of_320_pixels_scrolls_in_one_direction_only(browser: webdriver.Chrome) -> None:
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": 320, "height": 640, "deviceScaleFactor": 1, "mobile": True},
-    )
+    as_on_a_phone(browser, 320)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 320
     # What is wider scrolls within itself, and a keyboard gets there.
     unreachable = browser.execute_script(
