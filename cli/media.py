@@ -15,7 +15,8 @@ from cli.options import FILE, force_option, json_option
 from cpusim.errors import UserError
 from cpusim.files import atomic_write
 from media import prepared, registry
-from media.modality import SIDES, Missing, Modality, Progress, verdict
+from media.breaches import verdict
+from media.modality import SIDES, Missing, Modality, Progress
 
 
 class Bars(prepared.Stages):

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeGuard
 
 from cpusim.files import read_bytes
-from media.modality import MakesPairs, Modality, blamed
+from media.breaches import blamed
+from media.modality import MakesPairs, Modality
 from media.prepared import Prepared
 
 MakePairs = Callable[[int, int], Sequence[tuple[bytes, bytes]]]

@@ -26,7 +26,8 @@ from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from cpusim.isa import MEMORY_SIZE, STATE_SIZE
 from media import prepared, registry, shipped
-from media.modality import Missing, Modality, Verdict, verdict
+from media.breaches import Verdict, verdict
+from media.modality import Missing, Modality
 
 CPU = "cpu"
 """The name of the room that is no modality."""

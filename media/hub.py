@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from cpusim.errors import UserError
-from media.modality import Broken, Item, LeftOut, Missing, Modality, Progress, Side, read_of
+from media.breaches import Broken, read_of
+from media.modality import Item, LeftOut, Missing, Modality, Progress, Side
 from media.split import given_side
 
 PREFIX = "hf:"

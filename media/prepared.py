@@ -27,18 +27,8 @@ from cpusim import files
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from media import hub, packages, split
-from media.modality import (
-    SIDES,
-    Broken,
-    Item,
-    LeftOut,
-    Missing,
-    Modality,
-    Progress,
-    Side,
-    items_of,
-    read_of,
-)
+from media.breaches import Broken, items_of, read_of
+from media.modality import SIDES, Item, LeftOut, Missing, Modality, Progress, Side
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"

@@ -11,7 +11,8 @@ import pytest
 
 from cpusim.errors import UserError
 from media import registry
-from media.modality import Broken, Modality, verdict
+from media.breaches import Broken, verdict
+from media.modality import Modality
 from tests.cli.calls import bgpt, refused
 from tests.media.toys import Toy
 
