@@ -8,11 +8,12 @@ python benchmarks/classification.py --tiny          see that it runs; writes not
 `image`: the ten kinds of Fashion-MNIST. `reuters`: the eight topics of Reuters R8. `audio`: the
 language of a prompt, no prompt being on two sides; as each language has mostly one speaker, it is
 also the voice. The classifier is that of `bgpt classify train`, with the same code and
-hyperparameters for every task, begun from the checkpoint, with a first look at the files, and from
-random weights of the same shape, for the same time or number of steps; --start measures one
+hyperparameters for every task, begun from the checkpoint and from random weights of the same shape,
+each after a first look at the files, for the same time or number of steps; --start measures one
 beginning alone and keeps what the result holds of others. It learns from train, keeps what does
-best on validation, and is judged once, on test. Beside it stands what a linear model makes of the
-features that one would choose knowing what the files are: TF-IDF of words, pixels, log spectra.
+best on validation, and is judged once, on test. Beside it stands what its counts of runs of bytes
+tell alone, and what a linear model makes of the features that one would choose knowing what the
+files are: TF-IDF of words, pixels, log spectra.
 
 Writes benchmarks/results/classification_TASK.json.
 """
@@ -57,7 +58,8 @@ class Goal(NamedTuple):
     baseline: str
 
 
-CHECKPOINT, RANDOM, LINEAR = STARTS = "generative checkpoint", "random weights", "linear model"
+STARTS = "generative checkpoint", "random weights", "counts of runs alone", "linear model"
+CHECKPOINT, RANDOM, COUNTS, LINEAR = STARTS
 TASKS = {
     "image": Goal("10 kinds of clothes", 0.90, "pixels, logistic regression"),
     "reuters": Goal("8 topics", 0.97, "TF-IDF of words, linear SVM"),
@@ -137,11 +139,11 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
             fine_tuning=model is not None, validates=source.validates, **learning.budget(options)
         )
         run = folder / name.replace(" ", "-")
-        begin = None if model is None else fitted(model, source, seed=training.seed)
+        begin = fitted(model, source, seed=training.seed)
         first_look = round(time.monotonic() - began)
-        outcome = learning.learn(
-            run, config, training, source, classification(begin, source.labels), options
-        )
+        about = {"start": None if model is None else checkpoint.fingerprint(model)}
+        learned = classification(begin, source.labels, about=about)
+        outcome = learning.learn(run, config, training, source, learned, options)
         classifier = checkpoint.load_classifier(run, device=device).model
         rows.append(
             row(
@@ -152,7 +154,7 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
                 kept_step=outcome.model_step,
                 epochs=round(outcome.step * BATCH / len(source.training), 2),
                 budget=learning.budget(options),
-                first_look_seconds=None if begin is None else first_look,
+                first_look_seconds=first_look,
                 device=report.device_name(device),
                 dtype=str(dtype).removeprefix("torch."),
                 checkpoint=None if model is None else known(start),
@@ -160,6 +162,11 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
                 training=training.to_dict(),
             )
         )
+    if options.start in (None, COUNTS):
+        began = time.monotonic()
+        classifier = fitted(None, source, seed=0).to(device)
+        confusion = evaluate_files(classifier, source.held_out, dtype=dtype)
+        rows.append(row(COUNTS, confusion, began, features="logistic regression"))
     if options.start in (None, LINEAR):
         began = time.monotonic()
         confusion = baseline(task, source.training, source.held_out, source.labels)

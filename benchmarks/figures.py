@@ -345,10 +345,10 @@ def classification(results: list[dict[str, Any]]) -> str:
     """The table of files told apart."""
     lines = [
         "Files told apart by `bgpt classify train`, on test files: begun from a generative"
-        " checkpoint, from random weights of the same shape, and by a linear"
-        f" model; {results[0]['statement']}. A min + B: A to fit the head to what the"
-        " checkpoint knows, B to go on from there; of a checkpoint, B alone: by the classifier"
-        " before, which had no detectors.",
+        " checkpoint, from random weights of the same shape, by the classifier's counts of runs of"
+        f" bytes alone, and by a linear model; {results[0]['statement']}. A min + B: A for the"
+        " first look, which fits those counts and a head to what the checkpoint knows, B to go on"
+        " from there; B alone: by the classifier before, which counted no runs.",
         "",
         "| files | test files | goal | begun from | accuracy | macro-F1 |",
         "|---|---|---|---|---|---|",

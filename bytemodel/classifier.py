@@ -29,6 +29,10 @@ from bytemodel.patches import PAD, Patches, encode_file, fitting_extension
 DETECTORS = 1024
 """What is looked for in the states of the byte level. The mean of so many, none of them linear,
 tells how often each kind of state occurs; that of the states themselves, where they lie."""
+RUN = 4
+"""Bytes of a run that is counted."""
+BUCKETS = 1 << 14
+"""Among which runs are spread; rare ones share some."""
 MOST_WINDOWS = 8
 """Windows that are read of a file longer than the model's sequence, evenly spread over it."""
 FEWEST_CLOSELY, MOST_CLOSELY = 8, 32
@@ -62,6 +66,9 @@ class Classifier(nn.Module):
         nn.init.normal_(self.detectors.weight, std=1.5 * config.byte_width**-0.5)
         nn.init.normal_(self.detectors.bias, mean=-1.0)
         self.head = nn.Linear(3 * config.patch_width + 2 * DETECTORS, len(self.labels))
+        # Fitted, never trained: rates that suit all else would make noise of it.
+        self.wide = nn.Linear(BUCKETS, len(self.labels), bias=False).requires_grad_(False)
+        nn.init.zeros_(self.wide.weight)
 
     @classmethod
     def of(cls, model: ByteModel, labels: Sequence[str]) -> Classifier:
@@ -76,7 +83,8 @@ class Classifier(nn.Module):
 
     def forward(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, L). `lengths_B`: the patches of each row that are no padding."""
-        return cast(Tensor, self.head(self.pooled(patches_BPS, lengths_B)))
+        deep_BL = self.head(self.pooled(patches_BPS, lengths_B))
+        return cast(Tensor, deep_BL + self.wide(counted(patches_BPS)))
 
     def pooled(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
         """What the head reads, (B, F)."""
@@ -121,6 +129,21 @@ class Classifier(nn.Module):
             shift_BD1 = ((torch.arange(draws, device=lengths_B.device) + 0.5) / draws)[:, None]
         chosen_BDR = 1 + (places_R * stride_B11 + shift_BD1 * (stride_B11 - 1)).long()
         return chosen_BDR.clamp(max=count - 1), chosen_BDR < lengths_B[:, None, None]
+
+
+def counted(patches_BPS: Tensor) -> Tensor:
+    """How often each bucket's runs of `RUN` bytes occur in windows, (B, N): logarithms of one more
+    than their numbers, of unit length; zeros for what is shorter than a run."""
+    bytes_BT = patches_BPS[:, 1:].flatten(1)
+    count = max(bytes_BT.shape[1] - RUN + 1, 0)
+    hashes_BT = torch.zeros_like(bytes_BT[:, :count])
+    for place in range(RUN):
+        hashes_BT = (hashes_BT * 0x01000193 + bytes_BT[:, place : place + count] + 1) & 0xFFFFFFFF
+    buckets_BT = ((hashes_BT * 0x5BD1E995) & 0xFFFFFFFF) >> (32 - BUCKETS.bit_length() + 1)
+    # Padding stands behind the last byte, so a run that ends with a byte has none.
+    whole_BT = (bytes_BT[:, RUN - 1 :][:, :count] != PAD).float()
+    counts_BN = whole_BT.new_zeros(len(bytes_BT), BUCKETS).scatter_add_(1, buckets_BT, whole_BT)
+    return F.normalize(counts_BN.log1p())
 
 
 def read_closely(count: int) -> int:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bytemodel.checkpoint import fingerprint
-from bytemodel.classifier import Classifier, classify_all
+from bytemodel.classifier import Classifier, classify_all, counted
 from bytemodel.config import ModelConfig
 from bytemodel.labelled import LabelledFile, LabelledSource
 from bytemodel.metrics import read_metrics
@@ -26,10 +26,14 @@ from cpusim.files import atomic_write, printable_name, read_bytes
 _SCHEDULE = {"warmup_steps": 20, "evaluate_every": 200}
 _RATES = {"matrix_lr": 3e-3, "other_lr": 3e-3}
 """To go on from a byte model: higher than for more of the same, since this is something else."""
-_FITTED = 4096
-"""Files that the head is fitted to at most."""
+_FITTED = 8192
+"""Files that a classifier is fitted to at most."""
 _PENALTY = 0.01
 """On half the squares of its weights, for features of unit deviation."""
+_WIDE_SCALES = 16.0, 64.0
+"""What counts of runs may be multiplied by. The penalty is the same, so the more, the more they
+say: much where words tell, little where they only add noise. Taken is what does best on every
+fourth file."""
 _SMOOTHING = 0.1
 """How much of the certainty is asked to go to all labels alike (Szegedy et al. 2016, arXiv
 1512.00567). The loss on what is held out then falls as long as fewer files are mistaken, instead of
@@ -47,13 +51,14 @@ def classification(
 
     `start`: the byte model that the classifier begins with, or a classifier such as `fitted` makes
     of one; None: random weights. `head_only`: the byte model stays as it is. `about`: what else
-    the run's record should say, and, to go on with a run whose own weights are there, what it says.
+    the run's record should say, and, to go on with a run whose own weights are there, what it says;
+    `start` there is the fingerprint of what the classifier begins with, None for random weights.
     Raises `UserError` if the byte model would stay random.
     """
-    if head_only and start is None and not (about or {}).get("start"):
-        raise UserError("--head-only needs a model that has learned something; name one (--model)")
-
     known = start.model if isinstance(start, Classifier) else start
+    told = {"start": None if known is None else fingerprint(known), **(about or {})}
+    if head_only and told["start"] is None:
+        raise UserError("--head-only needs a model that has learned something; name one (--model)")
 
     def build(config: ModelConfig) -> Classifier:
         if isinstance(start, Classifier):
@@ -72,65 +77,99 @@ def classification(
         plot=plot,
         about={
             "kind": "classification",
-            "start": None if known is None else fingerprint(known),
             "head_only": head_only,
-            **(about or {}),
+            **told,
         },
         many_shapes=True,
     )
 
 
 def fitted(
-    start: ByteModel,
+    start: ByteModel | None,
     source: LabelledSource,
     *,
     seed: int,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Classifier:
-    """A classifier that begins with a byte model, its head fitted to the source's files.
+    """A classifier that begins with a byte model, fitted to the source's files.
 
     What the model has learned is then made use of from the first step on, and not spoilt by what a
     random head asks for (Kumar et al. 2022, arXiv 2202.10054). This is logistic regression, of
-    which there is one best solution. `progress`: called with how many files of how many are read.
+    which there is one best solution. `start`: None for random weights, which know nothing yet: then
+    counts of runs tell all, and the head begins with zeros. `progress`: called with how many files
+    of how many are read.
     """
     torch.manual_seed(seed)
-    classifier = Classifier.of(start, source.labels).eval()
+    classifier = Classifier.of(start or ByteModel(source.config), source.labels).eval()
     device = next(classifier.parameters()).device
     total = min(_FITTED, len(source.training))
-    features: list[Tensor] = []
+    pooled: list[Tensor] = []
+    counts: list[Tensor] = []
     labels: list[Tensor] = []
     with torch.inference_mode():
         for batch in source.beginnings(total):
             progress(sum(len(lot) for lot in labels), total)
-            pooled = classifier.pooled(batch.patches_BPS.to(device), batch.lengths_B.to(device))
-            features.append(pooled)
+            patches_BPS = batch.patches_BPS.to(device)
+            if start is None:
+                pooled.append(torch.zeros(batch.size, classifier.head.in_features, device=device))
+            else:
+                pooled.append(classifier.pooled(patches_BPS, batch.lengths_B.to(device)))
+            counts.append(counted(patches_BPS))
             labels.append(batch.labels_B.to(device))
-    _fit(classifier.head, torch.cat(features).clone(), torch.cat(labels).clone())
+    # Copies, since the solver may not touch what was made in inference mode.
+    deep_NF, wide_NF, labels_N = (torch.cat(lots).clone() for lots in (pooled, counts, labels))
+    # What hardly ever varies is not made much of.
+    least = 1e-3 * deep_NF.std(correction=0).clamp(min=1e-9)
+    mean_F, deviation_F = deep_NF.mean(0), deep_NF.std(0, correction=0) + least
+    deep_NF = (deep_NF - mean_F) / deviation_F
+    scale = _wide_scale(deep_NF, wide_NF, labels_N, len(source.labels))
+    deep_LF, wide_LF, bias_L = _fit(deep_NF, wide_NF * scale, labels_N, len(source.labels))
+    with torch.no_grad():
+        classifier.wide.weight.copy_(wide_LF * scale)
+        classifier.head.weight.copy_(deep_LF / deviation_F)
+        classifier.head.bias.copy_(bias_L - classifier.head.weight @ mean_F)
     progress(total, total)
     return classifier
 
 
-def _fit(head: nn.Linear, features_NF: Tensor, labels_N: Tensor) -> None:
-    """Give a head the weights that tell these labels best from these features."""
-    mean_F, deviation_F = features_NF.mean(0), features_NF.std(0)
-    # What hardly ever varies is not made much of.
-    deviation_F += 1e-3 * features_NF.std()
-    features_NF = (features_NF - mean_F) / deviation_F
-    weight_LF = torch.zeros_like(head.weight, requires_grad=True)
-    bias_L = torch.zeros_like(head.bias, requires_grad=True)
-    solver = torch.optim.LBFGS([weight_LF, bias_L], max_iter=100, line_search_fn="strong_wolfe")
+def _wide_scale(deep_NF: Tensor, wide_NF: Tensor, labels_N: Tensor, labels: int) -> float:
+    """By which of the scales a fit to three files of four tells every fourth best."""
+    if len(labels_N) < 2:
+        return _WIDE_SCALES[0]
+    held_out_N = torch.arange(len(labels_N), device=labels_N.device) % 4 == 0
+    learned = [part[~held_out_N] for part in (deep_NF, wide_NF, labels_N)]
+    others = [part[held_out_N] for part in (deep_NF, wide_NF, labels_N)]
+
+    def wrong(scale: float) -> float:
+        deep_LF, wide_LF, bias_L = _fit(learned[0], learned[1] * scale, learned[2], labels)
+        logits = F.linear(others[0], deep_LF, bias_L) + F.linear(others[1] * scale, wide_LF)
+        return F.cross_entropy(logits, others[2]).item()
+
+    return min(_WIDE_SCALES, key=wrong)
+
+
+def _fit(
+    deep_NF: Tensor, wide_NF: Tensor, labels_N: Tensor, labels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights of both kinds of features and the bias that tell the labels best."""
+    deep_LF, wide_LF = (
+        part.new_zeros(labels, part.shape[1]).requires_grad_() for part in (deep_NF, wide_NF)
+    )
+    bias_L = deep_NF.new_zeros(labels).requires_grad_()
+    solver = torch.optim.LBFGS(
+        [deep_LF, wide_LF, bias_L], max_iter=100, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> Tensor:
         solver.zero_grad()
-        wrong = F.cross_entropy(F.linear(features_NF, weight_LF, bias_L), labels_N)
-        whole = wrong + _PENALTY / 2 * weight_LF.square().sum()
+        logits = F.linear(deep_NF, deep_LF, bias_L) + F.linear(wide_NF, wide_LF)
+        squares = deep_LF.square().sum() + wide_LF.square().sum()
+        whole = F.cross_entropy(logits, labels_N) + _PENALTY / 2 * squares
         whole.backward()  # type: ignore[no-untyped-call]
         return whole
 
     solver.step(loss)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        head.weight.copy_(weight_LF / deviation_F)
-        head.bias.copy_(bias_L - head.weight @ mean_F)
+    return deep_LF.detach(), wide_LF.detach(), bias_L.detach()
 
 
 def training_config(*, fine_tuning: bool, validates: bool = False, **chosen: Any) -> TrainConfig:

@@ -52,7 +52,7 @@ def test_classification_has_a_row_for_each_beginning() -> None:
     assert "| random weights, 10 min + 4,000 steps on A GPU |" in lines[5]
     assert lines[6] == "| image: kinds | 1,234 | 90 % | linear model, pixels | 87.5 % | 0.7500 |"
     assert lines[7].startswith("| reuters: topics |")
-    assert "by a linear model; all the same. A min + B: A to fit the head" in lines[0]
+    assert "by a linear model; all the same. A min + B: A for the first" in lines[0]
     assert lines[-1] == "Measured on A CPU, 2 cores, with AMX, commit abc."
 
 

@@ -18,18 +18,22 @@ from hypothesis import strategies as st
 from bytemodel import checkpoint
 from bytemodel.checkpoint import CheckpointError
 from bytemodel.classifier import (
+    BUCKETS,
     DRAWS,
     FEWEST_CLOSELY,
     MOST_CLOSELY,
     MOST_WINDOWS,
+    RUN,
     Classifier,
     classify,
     classify_all,
+    counted,
     file_patches,
     read_closely,
 )
 from bytemodel.classify import (
     Confusion,
+    _wide_scale,
     classification,
     evaluate_files,
     fitted,
@@ -112,6 +116,36 @@ def test_of_a_long_file_some_patches_are_read_closely_and_of_a_short_one_all(
             assert all(1 <= place < longest for place in places.tolist())
             gaps = np.diff([0, *chosen, size])
             assert gaps.max() <= 2 * max(1, (size - 1) / min(closely, longest - 1)) + 1
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=4))
+def test_runs_are_counted_as_plainly_whatever_pads_the_batch(files: list[bytes]) -> None:
+    read = [file_patches(data, "bin", SIZE) for data in files]
+    batch = np.full((len(read), max(map(len, read)), SIZE), PAD)
+    expected = np.zeros((len(read), BUCKETS))
+    for row, expected_row, patches, data in zip(batch, expected, read, files, strict=True):
+        row[: len(patches)] = patches
+        for end in range(RUN, len(data) + 1):
+            bucket = 0
+            for byte in data[end - RUN : end]:
+                bucket = (bucket * 0x01000193 + byte + 1) % 2**32
+            expected_row[bucket * 0x5BD1E995 % 2**32 // (2**32 // BUCKETS)] += 1
+    expected = np.log1p(expected)
+    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+    expected = np.divide(expected, lengths, out=expected, where=lengths > 0)
+    found = counted(torch.from_numpy(batch)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_logits_are_the_sum_of_what_is_pooled_and_of_what_is_counted() -> None:
+    classifier = random_classifier()
+    torch.nn.init.normal_(classifier.wide.weight)
+    tokens = torch.from_numpy(file_patches(b"to be or not to be", "txt", SIZE))[None]
+    lengths = torch.tensor([tokens.shape[1]])
+    deep = classifier.head(classifier.pooled(tokens, lengths))
+    wide = counted(tokens) @ classifier.wide.weight.T
+    assert wide.abs().max() > 0.1
+    torch.testing.assert_close(classifier(tokens, lengths), deep + wide)
 
 
 def test_the_longer_a_window_the_fewer_of_its_patches_are_read_closely() -> None:
@@ -531,7 +565,10 @@ def test_what_is_read_closely_is_the_same_when_a_run_goes_on(
         assert torch.equal(tensor, other[name]), name
 
 
-def test_a_fitted_head_is_the_best_one_for_what_it_reads(folder: Path) -> None:
+def test_what_is_fitted_is_the_best_for_what_it_reads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bytemodel.classify._WIDE_SCALES", (8.0,))
     source = LabelledSource(folder, SMALLEST, seed=0)
     told: list[tuple[int, int]] = []
     start = random_model("local")
@@ -542,24 +579,55 @@ def test_a_fitted_head_is_the_best_one_for_what_it_reads(folder: Path) -> None:
         assert torch.equal(tensor, classifier.model.state_dict()[name]), name
     again = fitted(start, source, seed=4)
     assert torch.equal(again.head.weight, classifier.head.weight)
+    assert torch.equal(again.wide.weight, classifier.wide.weight)
     batches = list(source.beginnings(10**6))
     assert sum(batch.size for batch in batches) == len(source.training)
     with torch.no_grad():
         pooled = torch.cat([classifier.pooled(*batch[:2]) for batch in batches])
+        counts = torch.cat([counted(batch.patches_BPS) for batch in batches])
         labels = torch.cat([batch.labels_B for batch in batches])
-        found = classifier.head(pooled).argmax(1)
-        assert (found == labels).float().mean() > 0.95
+        logits = classifier.head(pooled) + classifier.wide(counts)
+        assert (logits.argmax(1) == labels).float().mean() > 0.95
     # The sum that is least has one minimum, where its slope is zero.
-    deviation = pooled.std(0) + 1e-3 * pooled.std()
+    deviation = pooled.std(0, correction=0) + 1e-3 * pooled.std(correction=0)
     weight = (classifier.head.weight * deviation).detach().requires_grad_()
+    wide = (classifier.wide.weight / 8).detach().requires_grad_()
     bias = (
         (classifier.head.bias + classifier.head.weight @ pooled.mean(0)).detach().requires_grad_()
     )
     logits = F.linear((pooled - pooled.mean(0)) / deviation, weight, bias)
-    (F.cross_entropy(logits, labels) + 0.01 / 2 * weight.square().sum()).backward()
-    for slope in (weight.grad, bias.grad):
+    logits = logits + F.linear(counts * 8, wide)
+    squares = weight.square().sum() + wide.square().sum()
+    (F.cross_entropy(logits, labels) + 0.01 / 2 * squares).backward()
+    for slope in (weight.grad, wide.grad, bias.grad):
         assert slope is not None
         assert slope.norm() < 1e-3
+
+
+def test_random_weights_know_nothing_so_counts_of_runs_tell_all(folder: Path) -> None:
+    source = LabelledSource(folder, SMALLEST, seed=0)
+    classifier = fitted(None, source, seed=4)
+    assert classifier.head.weight.count_nonzero() == 0
+    assert torch.equal(fitted(None, source, seed=4).wide.weight, classifier.wide.weight)
+    batch = next(source.beginnings(BATCH))
+    logits = classifier(*batch[:2])
+    expected = classifier.wide(counted(batch.patches_BPS)) + classifier.head.bias
+    torch.testing.assert_close(logits, expected)
+    assert evaluate_files(classifier, source.training).accuracy > 0.9
+
+
+@pytest.mark.parametrize(("tells", "scale"), [("deep", 16), ("wide", 64)])
+def test_counts_are_made_more_of_where_they_tell_what_is_held_out(tells: str, scale: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) // 2 % 2
+    deep = torch.randn(200, 60, generator=generator)
+    wide = torch.rand(200, 60, generator=generator)
+    if tells == "deep":
+        deep[:, 0] += 4 * labels
+    else:
+        # Each file has some of the runs of its own label alone.
+        wide *= (wide > 0.7) & (torch.arange(60) % 2 == labels[:, None])
+    assert _wide_scale(deep, F.normalize(wide), labels, 2) == scale
 
 
 def test_the_first_look_is_at_the_same_files_whatever_the_order(folder: Path) -> None:
@@ -572,9 +640,12 @@ def test_the_first_look_is_at_the_same_files_whatever_the_order(folder: Path) ->
         assert torch.equal(one, other)
 
 
-def test_training_begins_where_the_fitted_head_is(folder: Path, tmp_path: Path) -> None:
+def test_training_begins_with_what_is_fitted_and_leaves_the_counts_to_it(
+    folder: Path, tmp_path: Path
+) -> None:
     source = LabelledSource(folder, SMALLEST, seed=0)
     begin = fitted(random_model("local"), source, seed=0)
+    before = {name: tensor.clone() for name, tensor in begin.state_dict().items()}
     train(
         tmp_path / "run",
         SMALLEST,
@@ -589,6 +660,10 @@ def test_training_begins_where_the_fitted_head_is(folder: Path, tmp_path: Path) 
     first, *_ = read_metrics(tmp_path / "run")
     assert (first["kind"], first["step"]) == ("evaluation", 0)
     assert first["accuracy"] > 0.8
+    steps = checkpoint.load_any(tmp_path / "run" / "checkpoints" / "step-00000001.pt")
+    weights = steps.model.state_dict()
+    assert torch.equal(weights["wide.weight"], before["wide.weight"])
+    assert not torch.equal(weights["head.weight"], before["head.weight"])
 
 
 def test_training_the_head_alone_leaves_the_rest_as_it_was(folder: Path, tmp_path: Path) -> None:
@@ -596,7 +671,7 @@ def test_training_the_head_alone_leaves_the_rest_as_it_was(folder: Path, tmp_pat
     steps = checkpoint.load_any(tmp_path / "run" / "checkpoints" / "step-00000040.pt")
     before = Classifier.of(random_model("local"), ["digits", "dna"]).state_dict()
     for name, tensor in steps.model.state_dict().items():
-        assert torch.equal(tensor, before[name]) == name.startswith("model."), name
+        assert torch.equal(tensor, before[name]) == name.startswith(("model.", "wide.")), name
 
 
 def test_a_head_alone_on_random_weights_is_refused() -> None:
