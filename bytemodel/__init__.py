@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         evaluate_files,
         training_config,
     )
+    from bytemodel.classify import fitted as fitted_classifier
     from bytemodel.compression import CompressionError, compress, compressed_size, decompress
     from bytemodel.config import ModelConfig, preset
     from bytemodel.conversion import Converted, convert
@@ -75,6 +76,7 @@ _PLACES = {
     "find_items": "files_data:find_items",
     "find_labelled": "labelled:find_labelled",
     "fingerprint": "checkpoint:fingerprint",
+    "fitted_classifier": "classify:fitted",
     "generate_files": "generate:generate",
     "learning_files": "files:learning_files",
     "load": "checkpoint:load",
@@ -124,6 +126,7 @@ __all__ = [
     "find_items",
     "find_labelled",
     "fingerprint",
+    "fitted_classifier",
     "generate_files",
     "learning_files",
     "load",

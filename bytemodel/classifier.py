@@ -83,8 +83,9 @@ class Classifier(nn.Module):
 
     def forward(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, L). `lengths_B`: the patches of each row that are no padding."""
-        deep_BL = self.head(self.pooled(patches_BPS, lengths_B))
-        return cast(Tensor, deep_BL + self.wide(counted(patches_BPS)))
+        deep_BL = cast(Tensor, self.head(self.pooled(patches_BPS, lengths_B)))
+        # The counts know what they were fitted to by heart; nothing would be left to learn.
+        return deep_BL if self.training else deep_BL + self.wide(counted(patches_BPS))
 
     def pooled(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
         """What the head reads, (B, F)."""

@@ -30,9 +30,9 @@ _FITTED = 8192
 """Files that a classifier is fitted to at most."""
 _PENALTY = 0.01
 """On half the squares of its weights, for features of unit deviation."""
-_WIDE_SCALES = 16.0, 64.0
+_WIDE_SCALES = 0.0, 16.0, 64.0
 """What counts of runs may be multiplied by. The penalty is the same, so the more, the more they
-say: much where words tell, little where they only add noise. Taken is what does best on every
+say: much where words tell, nothing where they only add noise. Taken is what does best on every
 fourth file."""
 _SMOOTHING = 0.1
 """How much of the certainty is asked to go to all labels alike (Szegedy et al. 2016, arXiv

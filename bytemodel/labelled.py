@@ -5,9 +5,10 @@ stand before the first `_` of each file's name: `DATA/label_name.ext`, as bGPT p
 
 Whether a file is held out of training is decided by its content alone, so that the same
 content is never on both sides, whatever its name or folder, and more files change nothing. A
-folder with folders `train` and `validation` or `test`, such as `bgpt data` makes, is used as given:
-what is looked at while training goes on are then the files to validate on, and what is judged by
-in the end those to test on.
+folder with folders `train` and `validation` or `test`, such as `bgpt data` makes, is used as given.
+What is looked at while training goes on, to keep the weights that do best, are the files to
+validate on, chosen among the others if the folder does not say; what is judged by in the end those
+to test on.
 
 Shape suffixes: B batch, P patches, S patch size.
 """
@@ -35,6 +36,9 @@ from cpusim.files import read_bytes
 
 HELD_OUT = 0.2
 """The share of contents that training never sees."""
+VALIDATED, _LEAST_VALIDATED = 0.1, 100
+"""The share of the other contents that is validated on, if that many files are. Fewer would choose
+by chance, so nothing is chosen by them."""
 BATCH = 16
 """Files a training step."""
 _MOST_EVALUATED = 512
@@ -160,8 +164,16 @@ class LabelledSource:
         self.folder, self.config, self.seed = folder, config, seed
         self.labels = tuple(sorted({file.label for file in files}))
         self.held_out = [file for file in files if file.held_out]
-        self.validation = [file for file in files if file.side == "validation"] or self.held_out
-        self.training = [f for f in files if not f.held_out and f.side != "validation"]
+        validation = [file for file in files if file.side == "validation"]
+        others = [f for f in files if not f.held_out and f.side != "validation"]
+        if not validation:
+            # By other bits of the hash than those that say what is held out.
+            drawn = [file for file in others if is_held_out(file.digest[8:], VALIDATED)]
+            if len(drawn) >= _LEAST_VALIDATED:
+                validation = drawn
+                others = [f for f in others if not is_held_out(f.digest[8:], VALIDATED)]
+        self.validation = validation or self.held_out
+        self.training = others
         if len(self.labels) < 2:
             raise UserError(f"{folder}: has {self.labels[0]!r} as its only label; two are needed")
         if not self.training or not self.held_out:

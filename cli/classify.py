@@ -128,9 +128,10 @@ def train(
     """Learn the labels of the files in DATA.
 
     A fifth of the files is held out, chosen by a hash of their content; how well they are told
-    apart is reported at the end, and written to RUN as report.txt and confusion.png. If DATA has
-    a folder train and folders validation or test, those are used as they are: the weights are
-    kept that do best on validation, and test is what the report is about.
+    apart is reported at the end, and written to RUN as report.txt and confusion.png. Of the
+    others a tenth is validated on, if that is 100 or more, and the weights are kept that do
+    best there. If DATA has a folder train and folders validation or test, those are used as
+    they are.
 
     First of all a linear model is fitted to up to 8,192 of the files: to how often short runs of
     bytes occur in them and, with --model, to what that makes of them. It is no part of --minutes.
@@ -202,7 +203,7 @@ def train(
     training = training_config(fine_tuning=start is not None, validates=source.validates, **chosen)
     if training.patience and not source.validates:
         raise UserError(
-            f"{data}: sets no files aside to validate on, so --patience would look at those that"
+            f"{data}: has too few files to validate on some, so --patience would look at those that"
             " judge; leave it out, or make folders train, validation and test"
         )
     begin: Any = None if start is None else start.model

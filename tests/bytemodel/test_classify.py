@@ -137,7 +137,7 @@ def test_runs_are_counted_as_plainly_whatever_pads_the_batch(files: list[bytes])
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_logits_are_the_sum_of_what_is_pooled_and_of_what_is_counted() -> None:
+def test_logits_are_the_sum_of_what_is_pooled_and_but_for_training_of_what_is_counted() -> None:
     classifier = random_classifier()
     torch.nn.init.normal_(classifier.wide.weight)
     tokens = torch.from_numpy(file_patches(b"to be or not to be", "txt", SIZE))[None]
@@ -146,6 +146,7 @@ def test_logits_are_the_sum_of_what_is_pooled_and_of_what_is_counted() -> None:
     wide = counted(tokens) @ classifier.wide.weight.T
     assert wide.abs().max() > 0.1
     torch.testing.assert_close(classifier(tokens, lengths), deep + wide)
+    torch.testing.assert_close(classifier.train()(tokens, lengths), deep)
 
 
 def test_the_longer_a_window_the_fewer_of_its_patches_are_read_closely() -> None:
@@ -423,6 +424,39 @@ def test_a_set_that_says_its_split_is_used_as_given(folders: bool, tmp_path: Pat
         LabelledSource(tmp_path, SMALLEST, seed=0)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_of_many_files_some_are_validated_on_by_their_content_alone(
+    split: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bytemodel.labelled._LEAST_VALIDATED", 10)
+    folder = tmp_path / "train" if split else tmp_path
+
+    def add(numbers: range, folder: Path) -> LabelledSource:
+        for number in numbers:
+            path = folder / "ab"[number % 2] / f"{number}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(str(number))
+        return LabelledSource(tmp_path, SMALLEST, seed=0)
+
+    if split:
+        for number in range(4):
+            (tmp_path / "test" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "test" / "ab"[number % 2] / "x.txt").write_text(f"test {number}")
+    few = add(range(20), folder)
+    assert few.validation == few.held_out
+    source = add(range(20, 300), folder)
+    assert source.validates
+    total = 300 + 2 * split
+    sides = source.training, source.validation, source.held_out
+    assert sum(map(len, sides)) == len({file.path for side in sides for file in side}) == total
+    assert len(source.held_out) == 2 if split else 40 < len(source.held_out) < 80
+    learned = len(source.training) + len(source.validation)
+    assert 0.05 < len(source.validation) / learned < 0.15
+    more = add(range(300, 400), folder)
+    assert set(source.validation) < set(more.validation)
+    assert set(source.training) < set(more.training)
+
+
 def test_long_files_are_read_at_random_places_and_short_ones_whole(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "a")
     data = bytes(range(256))
@@ -604,7 +638,10 @@ def test_what_is_fitted_is_the_best_for_what_it_reads(
         assert slope.norm() < 1e-3
 
 
-def test_random_weights_know_nothing_so_counts_of_runs_tell_all(folder: Path) -> None:
+def test_random_weights_know_nothing_so_counts_of_runs_tell_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bytemodel.classify._WIDE_SCALES", (16.0,))
     source = LabelledSource(folder, SMALLEST, seed=0)
     classifier = fitted(None, source, seed=4)
     assert classifier.head.weight.count_nonzero() == 0
@@ -616,7 +653,7 @@ def test_random_weights_know_nothing_so_counts_of_runs_tell_all(folder: Path) ->
     assert evaluate_files(classifier, source.training).accuracy > 0.9
 
 
-@pytest.mark.parametrize(("tells", "scale"), [("deep", 16), ("wide", 64)])
+@pytest.mark.parametrize(("tells", "scale"), [("deep", 0), ("wide", 64)])
 def test_counts_are_made_more_of_where_they_tell_what_is_held_out(tells: str, scale: int) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(200) // 2 % 2

@@ -272,7 +272,7 @@ def test_what_cannot_be_is_refused(folder: Path, model: Path, run: Path, tmp_pat
     assert "is a classifier, which only tells labels" in refused(*train, "--model", run)
     assert "did you mean 'tiny'" in refused(*train, "--preset", "tin")
     patient = refused(*train, "--preset", "tiny", "--patience", 2)
-    assert "sets no files aside to validate on" in patient
+    assert "has too few files to validate on some" in patient
     assert not (tmp_path / "run").exists()
     none = tmp_path / "none"
     assert "is no folder of labelled files" in refused("classify", "eval", none, "--model", run)
