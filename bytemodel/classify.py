@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bytemodel.checkpoint import fingerprint
-from bytemodel.classifier import Classifier, classify_all, counted
+from bytemodel.classifier import BUCKETS, Classifier, classify_all, counted
 from bytemodel.config import ModelConfig
 from bytemodel.labelled import LabelledFile, LabelledSource
 from bytemodel.metrics import read_metrics
@@ -103,73 +103,81 @@ def fitted(
     classifier = Classifier.of(start or ByteModel(source.config), source.labels).eval()
     device = next(classifier.parameters()).device
     total = min(_FITTED, len(source.training))
-    pooled: list[Tensor] = []
-    counts: list[Tensor] = []
+    deep_NF = torch.zeros(total, classifier.head.in_features, device=device)
+    wide_NF = torch.zeros(total, BUCKETS, device=device)
     labels: list[Tensor] = []
+    done = 0
     with torch.inference_mode():
         for batch in source.beginnings(total):
-            progress(sum(len(lot) for lot in labels), total)
+            progress(done, total)
+            rows = slice(done, done + batch.size)
             patches_BPS = batch.patches_BPS.to(device)
-            if start is None:
-                pooled.append(torch.zeros(batch.size, classifier.head.in_features, device=device))
-            else:
-                pooled.append(classifier.pooled(patches_BPS, batch.lengths_B.to(device)))
-            counts.append(counted(patches_BPS))
-            labels.append(batch.labels_B.to(device))
-    # Copies, since the solver may not touch what was made in inference mode.
-    deep_NF, wide_NF, labels_N = (torch.cat(lots).clone() for lots in (pooled, counts, labels))
+            if start is not None:
+                deep_NF[rows] = classifier.pooled(patches_BPS, batch.lengths_B.to(device))
+            wide_NF[rows] = counted(patches_BPS)
+            labels.append(batch.labels_B)
+            done += batch.size
+    # Files may have vanished.
+    deep_NF, wide_NF, labels_N = deep_NF[:done], wide_NF[:done], torch.cat(labels).to(device)
     # What hardly ever varies is not made much of.
     least = 1e-3 * deep_NF.std(correction=0).clamp(min=1e-9)
     mean_F, deviation_F = deep_NF.mean(0), deep_NF.std(0, correction=0) + least
-    deep_NF = (deep_NF - mean_F) / deviation_F
-    scale = _wide_scale(deep_NF, wide_NF, labels_N, len(source.labels))
-    deep_LF, wide_LF, bias_L = _fit(deep_NF, wide_NF * scale, labels_N, len(source.labels))
+    linear = _Linear((deep_NF - mean_F) / deviation_F, wide_NF, labels_N, len(source.labels))
+    deep_LF, wide_LF, bias_L = linear.fit(linear.best_scale(), torch.ones_like(labels_N).bool())
     with torch.no_grad():
-        classifier.wide.weight.copy_(wide_LF * scale)
+        classifier.wide.weight.copy_(wide_LF)
         classifier.head.weight.copy_(deep_LF / deviation_F)
         classifier.head.bias.copy_(bias_L - classifier.head.weight @ mean_F)
     progress(total, total)
     return classifier
 
 
-def _wide_scale(deep_NF: Tensor, wide_NF: Tensor, labels_N: Tensor, labels: int) -> float:
-    """By which of the scales a fit to three files of four tells every fourth best."""
-    if len(labels_N) < 2:
-        return _WIDE_SCALES[0]
-    held_out_N = torch.arange(len(labels_N), device=labels_N.device) % 4 == 0
-    learned = [part[~held_out_N] for part in (deep_NF, wide_NF, labels_N)]
-    others = [part[held_out_N] for part in (deep_NF, wide_NF, labels_N)]
+class _Linear(NamedTuple):
+    """What a linear model is fitted to: features of both kinds, and labels, of which there are so
+    many."""
 
-    def wrong(scale: float) -> float:
-        deep_LF, wide_LF, bias_L = _fit(learned[0], learned[1] * scale, learned[2], labels)
-        logits = F.linear(others[0], deep_LF, bias_L) + F.linear(others[1] * scale, wide_LF)
-        return F.cross_entropy(logits, others[2]).item()
+    deep_NF: Tensor
+    wide_NF: Tensor
+    labels_N: Tensor
+    labels: int
 
-    return min(_WIDE_SCALES, key=wrong)
+    def logits(self, deep_LF: Tensor, wide_LF: Tensor, bias_L: Tensor) -> Tensor:
+        return F.linear(self.deep_NF, deep_LF, bias_L) + F.linear(self.wide_NF, wide_LF)
 
+    def best_scale(self) -> float:
+        """With which of the scales a fit to three files of four tells every fourth best."""
+        held_out_N = torch.arange(len(self.labels_N), device=self.labels_N.device) % 4 == 0
+        if held_out_N.all():
+            return _WIDE_SCALES[0]
 
-def _fit(
-    deep_NF: Tensor, wide_NF: Tensor, labels_N: Tensor, labels: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The weights of both kinds of features and the bias that tell the labels best."""
-    deep_LF, wide_LF = (
-        part.new_zeros(labels, part.shape[1]).requires_grad_() for part in (deep_NF, wide_NF)
-    )
-    bias_L = deep_NF.new_zeros(labels).requires_grad_()
-    solver = torch.optim.LBFGS(
-        [deep_LF, wide_LF, bias_L], max_iter=100, line_search_fn="strong_wolfe"
-    )
+        def wrong(scale: float) -> float:
+            logits_NL = self.logits(*self.fit(scale, ~held_out_N))
+            return F.cross_entropy(logits_NL[held_out_N], self.labels_N[held_out_N]).item()
 
-    def loss() -> Tensor:
-        solver.zero_grad()
-        logits = F.linear(deep_NF, deep_LF, bias_L) + F.linear(wide_NF, wide_LF)
-        squares = deep_LF.square().sum() + wide_LF.square().sum()
-        whole = F.cross_entropy(logits, labels_N) + _PENALTY / 2 * squares
-        whole.backward()  # type: ignore[no-untyped-call]
-        return whole
+        return min(_WIDE_SCALES, key=wrong)
 
-    solver.step(loss)  # type: ignore[no-untyped-call]
-    return deep_LF.detach(), wide_LF.detach(), bias_L.detach()
+    def fit(self, scale: float, learned_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights of both kinds of features and the bias that tell these labels best."""
+        deep_LF, wide_LF = (
+            torch.zeros(self.labels, part.shape[1], device=part.device, requires_grad=True)
+            for part in (self.deep_NF, self.wide_NF)
+        )
+        bias_L = torch.zeros(self.labels, device=deep_LF.device, requires_grad=True)
+        solver = torch.optim.LBFGS(
+            [deep_LF, wide_LF, bias_L], max_iter=100, line_search_fn="strong_wolfe"
+        )
+
+        def loss() -> Tensor:
+            solver.zero_grad()
+            logits_NL = self.logits(deep_LF, scale * wide_LF, bias_L)
+            wrong = F.cross_entropy(logits_NL[learned_N], self.labels_N[learned_N])
+            squares = deep_LF.square().sum() + wide_LF.square().sum()
+            whole = wrong + _PENALTY / 2 * squares
+            whole.backward()  # type: ignore[no-untyped-call]
+            return whole
+
+        solver.step(loss)  # type: ignore[no-untyped-call]
+        return deep_LF.detach(), scale * wide_LF.detach(), bias_L.detach()
 
 
 def training_config(*, fine_tuning: bool, validates: bool = False, **chosen: Any) -> TrainConfig:

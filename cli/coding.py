@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.group import say
 from cli.options import FILE, checkpoint_files, force_option, load_model, model_option
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, read_bytes, refuse_unwritable
@@ -51,7 +52,7 @@ def compress(model: Path | None, file: Path, output: Path | None, force: bool) -
     with atomic_write(output, force=force) as out:
         out.write(packed)
     ratio = f", {len(packed) / len(data):.1%} of it" if data else ""
-    click.echo(f"{output}: {len(data):,} bytes of {file} in {len(packed):,}{ratio}")
+    say(f"{output}: {len(data):,} bytes of {file} in {len(packed):,}{ratio}")
 
 
 @click.command()
@@ -101,7 +102,7 @@ def decompress(model: Path | None, file: Path, output: Path | None, force: bool)
         raise UserError(f"{file}: {error}") from None
     with atomic_write(output, force=force) as out:
         out.write(data)
-    click.echo(f"{output}: {len(data):,} bytes, checked")
+    say(f"{output}: {len(data):,} bytes, checked")
 
 
 def _writer_of(packed: bytes) -> ByteModel | None:

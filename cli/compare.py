@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from cli import comparison as view
 from cli import render
+from cli.group import say
 from cli.options import (
     FILE,
     LENGTHS,
@@ -92,10 +94,10 @@ def _tell_if_wrong(recorded: Case, max_steps: int) -> None:
     recording = RecordedStepper(recorded.name, [recorded])
     found = lockstep.compare(truth, recording).results[0].difference
     if found is not None:
-        click.echo(
+        say(
             f"{recorded.name}: is not what the CPU does, from record {found.step:,} on; only its"
             f" memory and first record are used (--against trace:{recorded.name} compares it)",
-            err=True,
+            sys.stderr,
         )
 
 

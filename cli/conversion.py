@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bytemodel.folder import files_below
-from cli.group import Interrupted
+from cli.group import Interrupted, say
 from cli.options import (
     FILE,
     checkpoint_files,
@@ -103,7 +104,7 @@ def convert(
             if as_trained(trained, *asked) is None:
                 name = display_name(loaded.path)
                 sentence = f"{name}: {record}; expect nothing of {'->'.join(asked)}"
-                click.echo(sentence, err=True)
+                say(sentence, sys.stderr)
     left_out: dict[Path, str] = {}
     prompts: dict[Path, Patches] = {}
     for path in targets:

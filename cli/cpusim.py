@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cli.group import CommandGroup
+from cli.group import CommandGroup, say
 from cli.options import (
     FILE,
     LAYOUTS,
@@ -426,4 +427,4 @@ def _count(number: int, noun: str) -> str:
 
 def _notice(text: str) -> None:
     """What was done, on stderr: stdout holds results alone."""
-    click.echo(text, err=True)
+    say(text, sys.stderr)

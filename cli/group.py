@@ -18,9 +18,15 @@ from typing import IO, Any
 import click
 
 from cpusim.errors import UserError
-from cpusim.files import describe_os_error
+from cpusim.files import describe_os_error, visible
 
 INTERNAL_ERROR, BROKEN_PIPE = 70, 141
+
+
+def say(text: str, file: IO[Any] | None = None) -> None:
+    """Print a line, by default on stdout; a terminal is steered by no file's name."""
+    file = file or sys.stdout
+    click.echo(visible(text) if file.isatty() else text, file=file)
 
 
 class Failure(click.ClickException):
@@ -31,7 +37,7 @@ class Failure(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         if int(os.environ.get("LOCAL_RANK", "0")) > 0:
             return  # of the processes that torchrun starts on a machine, the first says it
-        click.echo(self.message, file=file or sys.stderr)
+        say(self.message, file or sys.stderr)
 
 
 class Interrupted(Failure):

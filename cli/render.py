@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cpusim.assembler import disassemble_word
+from cpusim.files import visible
 from cpusim.isa import (
     ACC,
     FIRST_REGISTER,
@@ -37,9 +38,22 @@ _ALIKE = 3  # this many equal states in a row or more are shown as one
 
 
 class _Console(Console):
+    """Rich's, but that a terminal is steered by no file's name."""
+
     def on_broken_pipe(self) -> None:
         """Rich would end the program here; `CommandGroup` knows the exit code."""
         raise BrokenPipeError
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        shown = list(objects)
+        for place, given in enumerate(objects):
+            if self.is_terminal and isinstance(given, Text):
+                shown[place] = given.copy()
+                shown[place].plain = visible(given.plain)
+        super().print(*shown, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text) if self.is_terminal else text, **options)
 
 
 def stdout() -> Console:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from cli.group import say
 from cli.options import (
     FILE,
     checkpoint_files,
@@ -189,7 +190,7 @@ def explain(
     found = score_file(loaded.model, data, file.suffix, dtype=kind)
     size = loaded.config.patch_size
     draw_bits(output, found, data, name=file.name, patch_size=size, force=force)
-    click.echo(f"{output}: where the {found.bits:,.1f} bits of {file} go")
+    say(f"{output}: where the {found.bits:,.1f} bits of {file} go")
 
 
 def _ratio(bits: float, size: int) -> float | None:

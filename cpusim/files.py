@@ -28,6 +28,18 @@ def printable_name(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def visible(text: str) -> str:
+    """Each control character as a picture of it: in the name of a file it would steer the terminal.
+
+    As long as before; tabs and line ends stay.
+    """
+    return text.translate(_PICTURES)
+
+
 def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
     """The whole file. Raises `UserError` if it cannot be read.
 

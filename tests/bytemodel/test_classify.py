@@ -33,7 +33,7 @@ from bytemodel.classifier import (
 )
 from bytemodel.classify import (
     Confusion,
-    _wide_scale,
+    _Linear,
     classification,
     evaluate_files,
     fitted,
@@ -664,7 +664,7 @@ def test_counts_are_made_more_of_where_they_tell_what_is_held_out(tells: str, sc
     else:
         # Each file has some of the runs of its own label alone.
         wide *= (wide > 0.7) & (torch.arange(60) % 2 == labels[:, None])
-    assert _wide_scale(deep, F.normalize(wide), labels, 2) == scale
+    assert _Linear(deep, F.normalize(wide), labels, 2).best_scale() == scale
 
 
 def test_the_first_look_is_at_the_same_files_whatever_the_order(folder: Path) -> None:

@@ -56,6 +56,24 @@ def process(*words: object, **options: object) -> subprocess.CompletedProcess[st
     return subprocess.run(command, check=False, **settings)  # type: ignore[call-overload,no-any-return]
 
 
+def terminal(*words: object) -> str:
+    """What a real process shows on a terminal."""
+    pty = pytest.importorskip("pty")
+    code = "from cli.cpusim import main; main(prog_name='cpusim')"
+    pid, descriptor = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.environ["TERM"] = "xterm"
+        os.execv(sys.executable, [sys.executable, "-c", code, *map(str, words)])
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other side is gone
+        while chunk := os.read(descriptor, 65536):
+            shown += chunk
+    os.waitpid(pid, 0)
+    os.close(descriptor)
+    return shown.decode()
+
+
 def source(folder: Path, text: str, name: str = "prog.s") -> Path:
     path = folder / name
     path.write_text(text)
@@ -872,3 +890,19 @@ def test_the_checksum_example_rotates_and_mixes(seed: int) -> None:
     for name in "ABCDEFGHI":
         expected = ((expected << 1 | expected >> 7) & 255) ^ registers[name]
     assert registers["ACC"] == expected ^ registers["J"]
+
+
+def test_a_terminal_is_steered_by_no_file_name(tmp_path: Path) -> None:
+    name = "\x1b]0;mine\x07\x1b[2J\x9b.s"
+    seen = name.translate({0x1B: "\u241b", 0x07: "\u2407", 0x9B: "\ufffd"})
+    file = source(tmp_path, "HLT\n", name)
+    faulty = tmp_path / f"{name}.bin"
+    faulty.write_bytes(TRACE.read_bytes()[:-16] + bytes(16))
+    asm = ["asm", file, "-o", tmp_path / f"{name}.out"]
+    for words in (["run", tmp_path / f"no{name}"], ["verify", faulty], asm):
+        shown = terminal(*words)
+        assert seen in shown.replace("\r\n", ""), words
+        assert "\x1b]" not in shown
+        assert "\x1b[2J" not in shown
+    # A program that reads the names needs them as they are.
+    assert name in process("verify", faulty, stdout=subprocess.PIPE).stdout
