@@ -893,8 +893,8 @@ def test_the_checksum_example_rotates_and_mixes(seed: int) -> None:
 
 
 def test_a_terminal_is_steered_by_no_file_name(tmp_path: Path) -> None:
-    name = "\x1b]0;mine\x07\x1b[2J\x9b.s"
-    seen = name.translate({0x1B: "\u241b", 0x07: "\u2407", 0x9B: "\ufffd"})
+    name = "\x1b]0;mine\x01\x1b[2J\x9b.s"
+    seen = name.translate({0x1B: "\u241b", 0x01: "\u2401", 0x9B: "\ufffd"})
     file = source(tmp_path, "HLT\n", name)
     faulty = tmp_path / f"{name}.bin"
     faulty.write_bytes(TRACE.read_bytes()[:-16] + bytes(16))
