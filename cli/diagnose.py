@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 from rich.text import Text
 
 from cli import render
@@ -22,6 +23,7 @@ from cpusim.loader import source_file
 from cpusim.lockstep import Case
 
 if TYPE_CHECKING:
+    from bytemodel.cpu import ByteModelStepper
     from bytemodel.diagnose import Diagnosis
     from cpusim.lockstep import Verifier
 
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 
 _TOGETHER = 256
 """Traces diagnosed at a time; what was found is then taken in the order given."""
+_HEALTHY = 4
+"""Programs whose healthy traces a model must know before it may judge others."""
+_KNOWS = 1.0
+"""Bits that a byte of them may cost it: a model that learned the CPU needs hardly any, a blind
+guess 8."""
 
 
 def _number(_: click.Context, __: click.Parameter, bits: float | None) -> float | None:
@@ -135,6 +142,7 @@ def diagnose(
     from cli import diagnosis as view
 
     stepper = model_stepper(model, dtype)
+    _refuse_ignorant(stepper)
     limit = THRESHOLD if threshold is None else threshold
     lines: list[Text] = []
     faulty: list[Diagnosis] = []
@@ -180,6 +188,27 @@ def diagnose(
                 console.print(line)
     if faulty:
         context.exit(1)
+
+
+def _refuse_ignorant(model: ByteModelStepper) -> None:
+    """A model that never learned the CPU finds every machine impossible, and would blame it."""
+    from bytemodel.diagnose import diagnose as diagnose_traces
+    from cpusim.lockstep import OracleStepper, record
+    from cpusim.programs import generate
+
+    programs = generate(_HEALTHY, seed=0, min_length=4, max_length=16)
+    starts = [
+        Case("a healthy trace", memory, state[None])
+        for memory, state in zip(programs.memories, programs.states, strict=True)
+    ]
+    bits = [found.bits for _, found in diagnose_traces(model, record(OracleStepper(), starts))]
+    cost = np.concatenate(bits).mean()
+    if cost > _KNOWS:
+        raise UserError(
+            f"{model.name.removeprefix('model:')}: has not learned the CPU, since a byte of"
+            f" healthy traces costs it {cost:.1f} bits, so it can judge none; name another with"
+            " --model, or train one (bgpt train cpu)"
+        )
 
 
 def _diagnoses(model: Verifier, cases: Sequence[Case], threshold: float) -> Iterator[Diagnosis]:

@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import bytemodel.cpu
 import cli.diagnose
+from bytemodel.config import preset
+from bytemodel.cpu import ByteModelStepper
 from bytemodel.diagnose import Diagnosis
+from bytemodel.model import ByteModel
 from cli import render
 from cli.cpusim import main
 from cpusim.assembler import assemble
@@ -311,3 +315,17 @@ def test_a_file_that_is_no_trace_is_refused_before_torch_is_loaded(tmp_path: Pat
     )
     assert done.stdout == "2 []\n"
     assert "1,030 bytes is too short for a trace" in done.stderr
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_model_that_never_learned_the_cpu_may_not_judge(
+    is_open: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    ignorant = ByteModelStepper(ByteModel(preset("tiny")), name="model:random.pt")
+    monkeypatch.setattr(bytemodel.cpu, "load_stepper", lambda *_: ignorant)
+    path = trace(tmp_path / "healthy.bin")
+    words = ["--json", tmp_path / "report.json", *(["--open"] if is_open else [])]
+    sentence = diagnose(path, *words, code=2).stderr.strip()
+    assert ": has not learned the CPU, since a byte of healthy traces costs it " in sentence
+    assert not (tmp_path / "report.json").exists()
