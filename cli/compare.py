@@ -25,6 +25,7 @@ from cli.group import say
 from cli.options import (
     FILE,
     LENGTHS,
+    STDOUT,
     cpu_model_option,
     distribution_option,
     dtype_option,
@@ -35,6 +36,7 @@ from cli.options import (
     start_options,
     start_state,
     start_words,
+    write_json,
 )
 from cli.peers import Peer, candidate, make_peer, recording
 from cpusim import lockstep
@@ -282,7 +284,7 @@ def compare(
         raise UserError(
             "--random-state belongs to a PROGRAM, so name one; others are random anyway"
         )
-    to_stdout = json_file == Path("-")
+    to_stdout = json_file == STDOUT
     outputs = [None if to_stdout else json_file, junit, html]
     _check_outputs(outputs, force, files)
     # Reading the files comes first: a wrong name is refused before torch is loaded.
@@ -340,12 +342,8 @@ def compare(
             "dtype": dtype,
             "seconds": round(seconds, 3),
         }
-        text = json.dumps(view.as_json(result, settings, replay), indent=2) + "\n"
-        if to_stdout:
-            click.echo(text, nl=False)
-        else:
-            with atomic_write(json_file, force=force) as file:
-                file.write(text.encode())
+        text = json.dumps(view.as_json(result, settings, replay), indent=2)
+        write_json(json_file, text, force=force)
     if junit is not None:
         with atomic_write(junit, force=force) as file:
             file.write(view.as_junit(result, seconds, window, replay))

@@ -4,7 +4,6 @@ checked stands in `cpusim.conformance` and `cpusim.sweep`, the pictures in `cli.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,13 +17,13 @@ from rich.text import Text
 from cli import comparison as view
 from cli import heatmaps, render
 from cli.group import Interrupted
-from cli.options import FILE, cpu_model_option, dtype_option
+from cli.options import FILE, STDOUT, cpu_model_option, dtype_option, write_json
 from cli.peers import Peer, candidate
 from cpusim.assembler import disassemble_word
 from cpusim.conformance import BINARY_FORMS, LISTED, PAIRS, Report, WrongCase, case_count, check
 from cpusim.conformance import export as export_traces
 from cpusim.errors import UserError
-from cpusim.files import atomic_write, refuse_existing, refuse_unwritable
+from cpusim.files import refuse_existing, refuse_file, refuse_unwritable
 from cpusim.isa import FIELDS, SLOTS
 from cpusim.loader import source_file
 from cpusim.lockstep import END_TOKEN, StepperError, Tokens
@@ -120,7 +119,7 @@ def conformance(
             raise UserError(f"--export checks nothing; leave out {', '.join(given)}")
         _export(export, force)
         return
-    to_stdout = json_file == Path("-")
+    to_stdout = json_file == STDOUT
     _refuse(None if to_stdout else json_file, None if no_plots else plots, force)
     peer = candidate(model, against, dtype)
     if json_file is not None and not to_stdout and peer.source is not None:
@@ -156,12 +155,8 @@ def conformance(
     lines = list(_report_lines(report, what, seconds))
     try:
         if json_file is not None:
-            text = json.dumps(_as_json(report, programs, peer, seconds), indent=2) + "\n"
-            if to_stdout:
-                click.echo(text, nl=False)
-            else:
-                with atomic_write(json_file, force=force) as file:
-                    file.write(text.encode())
+            text = json.dumps(_as_json(report, programs, peer, seconds), indent=2)
+            write_json(json_file, text, force=force)
         if not no_plots:
             title = f"{report.candidate}: {what}"
             with render.progress("drawing", "heat maps") as progress:
@@ -185,9 +180,8 @@ def _refuse(json_file: Path | None, plots: Path | None, force: bool) -> None:
     if json_file is not None:
         refuse_unwritable(json_file, force=force)
     if plots is not None:
-        there = next(place for place in (plots, *plots.parents) if os.path.lexists(place))
-        if not there.is_dir():
-            raise UserError(f"{there}: is a file where a folder is expected; name another")
+        refuse_file(plots)
+        there = next(place for place in (plots, *plots.parents) if place.is_dir())
         if json_file is not None and json_file.absolute() in (
             plots.absolute(),
             *plots.absolute().parents,

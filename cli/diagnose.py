@@ -15,7 +15,14 @@ import numpy as np
 from rich.text import Text
 
 from cli import render
-from cli.options import FILE, checkpoint_file, cpu_model_option, dtype_option
+from cli.options import (
+    FILE,
+    STDOUT,
+    checkpoint_file,
+    cpu_model_option,
+    dtype_option,
+    write_json,
+)
 from cli.peers import model_stepper, recordings
 from cpusim.errors import UserError
 from cpusim.files import atomic_write, entry, refuse_unwritable
@@ -116,7 +123,7 @@ def diagnose(
       cpusim diagnose data/test/00000.shard --json report.json
       cpusim diagnose 'data/test/00000.shard[17]' --threshold 14
     """
-    to_stdout = json_file == Path("-")
+    to_stdout = json_file == STDOUT
     outputs = [path for path in (plot, None if to_stdout else json_file) if path is not None]
     sources = [*map(source_file, traces), *([] if model is None else [checkpoint_file(model)])]
     for output in outputs:
@@ -174,12 +181,8 @@ def diagnose(
                 "traces": len(cases),
                 "faulty": len(faulty),
             }
-            text = json.dumps({**settings, "diagnoses": report}) + "\n"
-            if to_stdout:
-                click.echo(text, nl=False)
-            else:
-                with atomic_write(json_file, force=force) as file:
-                    file.write(text.encode())
+            text = json.dumps({**settings, "diagnoses": report})
+            write_json(json_file, text, force=force)
     finally:
         # Last, so that a reader who goes away costs no file; after Ctrl-C it is what was found.
         if not to_stdout:

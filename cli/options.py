@@ -10,6 +10,7 @@ import click
 
 from cpusim.assembler import parse_number
 from cpusim.errors import UserError, nearest
+from cpusim.files import atomic_write
 from cpusim.isa import ACC, FIRST_REGISTER, REGISTERS, SLOTS
 from cpusim.reference import DEFAULT_MAX_STEPS
 
@@ -34,6 +35,19 @@ Command = Callable[..., None]
 
 FILE = click.Path(path_type=Path)
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+STDOUT = Path("-")
+"""What is named to write JSON to standard output."""
+
+
+def write_json(path: Path, text: str, *, force: bool) -> None:
+    """Write what `--json FILE` asked for; nothing else is printed then where that is `STDOUT`."""
+    if path == STDOUT:
+        click.echo(text)
+    else:
+        with atomic_write(path, force=force) as file:
+            file.write(f"{text}\n".encode())
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 device_option = click.option(
     "--device",

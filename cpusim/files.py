@@ -155,9 +155,9 @@ class FolderKind:
 
 def refuse_file(path: Path, way_out: str = "name another") -> None:
     """Raise `UserError` if something other than a folder stands where one is to be, or one around
-    it."""
+    it. A link that leads nowhere is something too."""
     for place in (path, *path.parents):
-        if place.exists() and not place.is_dir():
+        if os.path.lexists(place) and not place.is_dir():
             raise UserError(f"{place}: is a file where a folder is to be made; {way_out}")
 
 

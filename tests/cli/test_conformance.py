@@ -277,7 +277,10 @@ def test_a_recording_of_other_programs_is_refused() -> None:
         (["--model", "none.pt"], "none.pt: no such checkpoint"),
         (["--against", "oracle", "--sample", "0"], "--sample"),
         (["--against", "oracle", "--json", "no/where.json"], "the folder no does not exist"),
-        (["--against", "oracle", "--plots", "file"], "file: is a file where a folder is expected"),
+        (
+            ["--against", "oracle", "--plots", "file"],
+            "file: is a file where a folder is to be made",
+        ),
         (
             ["--against", "oracle", "--plots", "x/maps", "--json", "x"],
             "x: is named as a file and as a folder of heat maps",
@@ -304,7 +307,7 @@ def test_bad_usage_is_refused_in_one_sentence_before_anything_runs(
 def test_heat_maps_that_a_broken_link_would_lose_are_refused_before_the_check() -> None:
     Path("maps").symlink_to("nowhere")
     told = cpusim_("--against", "oracle", "--plots", "maps", code=2)
-    assert told.stderr == "maps: is a file where a folder is expected; name another\n"
+    assert told.stderr == "maps: is a file where a folder is to be made; name another\n"
     assert told.stdout == ""
 
 
