@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli import render
+from cli.group import say
 from cli.options import FILE, device_option, dtype_option, force_option, json_option
 from cpusim.errors import UserError
 from cpusim.files import FolderKind, atomic_folder, refuse_folder
 from media import registry
+from media.breaches import Broken
 
 if TYPE_CHECKING:
     from media.gallery import Settings, Writer
+    from media.modality import Modality
 
 # Torch is imported by what needs it, so that --help is quick.
 
@@ -61,7 +65,9 @@ if TYPE_CHECKING:
 @dtype_option
 @json_option
 @force_option
+@click.pass_context
 def gallery(
+    context: click.Context,
     output: Path,
     models: tuple[str, ...],
     count: int,
@@ -81,6 +87,8 @@ def gallery(
     Of a modality without a checkpoint, only real files are shown. They are of the set that the
     checkpoint learned from, its held-out side, or of the default set if it is here, or else of
     the small sample that ships; nothing is fetched.
+
+    Exit code 1: a modality that another package brought is broken; its room is left out.
 
     \b
     Examples:
@@ -107,10 +115,14 @@ def gallery(
         path = halls.writer_of(name)
         if name not in writers and path.is_file():
             writers[name] = halls.load_writer(path, path.name, settings)
+    modalities: dict[str, Modality] = {}
+    left_out: list[str] = []
     # What models wrote comes before what is real alone.
-    modalities = {
-        name: registry.load(name) for name in sorted(names, key=lambda name: name not in writers)
-    }
+    for name in sorted(names, key=lambda name: name not in writers):
+        try:
+            modalities[name] = registry.load(name)
+        except UserError as error:
+            left_out.append(str(error))
     cpu_writer = writers.get(halls.CPU)
     total = sum(
         halls.samples(modality, writers.get(name), settings)
@@ -129,19 +141,29 @@ def gallery(
 
         progress(0, total)
         cpu = halls.build_cpu(cpu_writer, settings, tell) if cpu_writer else None
-        rooms = [
-            halls.build(modality, writers.get(name), settings, Stages(), tell)
-            for name, modality in modalities.items()
-        ]
+        rooms = []
+        for name, modality in modalities.items():
+            try:
+                rooms.append(halls.build(modality, writers.get(name), settings, Stages(), tell))
+            except Broken as error:
+                left_out.append(str(error))
         about = About(
             _words(output, models, settings, device, dtype), made, time.monotonic() - begun
         )
         manifest = write(folder, rooms, cpu, settings, about)
+    for sentence in left_out:
+        say(f"{sentence}; its room is left out", sys.stderr)
     if as_json:
-        click.echo(json.dumps({"folder": str(output), **manifest}))
-        return
+        click.echo(json.dumps({"folder": str(output), "left_out": left_out, **manifest}))
+    else:
+        _report(output, manifest, cpu is not None)
+    if left_out:
+        context.exit(1)
+
+
+def _report(output: Path, manifest: dict[str, Any], with_cpu: bool) -> None:
     console = render.stdout()
-    if cpu is not None:
+    if with_cpu:
         found = manifest["cpu"]
         console.print(f"cpu: {found['exact']:,} of {found['programs']:,} programs exact")
     for room in manifest["rooms"]:

@@ -22,9 +22,11 @@ from selenium.webdriver.common.keys import Keys
 from bytemodel import checkpoint, cpu
 from cli import gallery_page
 from cpusim.errors import UserError
-from media import gallery
+from media import gallery, registry
 from media.audio import AUDIO
+from media.breaches import Broken
 from media.gallery import Exhibit, Room, Settings, Shelf, Writer, room_of
+from media.modality import Modality
 from tests.bytemodel.models import random_model
 from tests.cli.browser import (
     CONTRASTS,
@@ -101,6 +103,35 @@ def test_every_modality_has_real_files_and_one_with_a_checkpoint_written_ones(ma
             for row in (*kind["written"], *kind["real"]):
                 assert (made / row["file"]).stat().st_size == row["bytes"]
                 assert (row["bits_per_byte"] is None) == (one["name"] != "text" or not row["bytes"])
+
+
+def test_a_broken_modality_leaves_its_room_out_and_the_rest_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, build = registry.load, gallery.build
+
+    def load_some(name: str) -> Modality:
+        if name == "image":
+            raise UserError("modality image: cannot be loaded")
+        return load(name)
+
+    def build_some(modality: Modality, *rest: Any) -> Room:
+        if modality.name == "audio":
+            raise Broken("modality audio: its judge gives nothing")
+        return build(modality, *rest)
+
+    monkeypatch.setattr(registry, "load", load_some)
+    monkeypatch.setattr(gallery, "build", build_some)
+    done = bgpt("gallery", "-o", tmp_path / "gallery", "-n", 1, "--json", code=1)
+    assert done.stderr.splitlines() == [
+        "modality image: cannot be loaded; its room is left out",
+        "modality audio: its judge gives nothing; its room is left out",
+    ]
+    report = json.loads(done.stdout)
+    assert len(report["left_out"]) == 2
+    rooms = {one["name"] for one in manifest(tmp_path / "gallery")["rooms"]}
+    assert "text" in rooms
+    assert not rooms & {"image", "audio"}
 
 
 def test_a_modality_without_a_checkpoint_says_so_in_a_line(made: Path) -> None:
