@@ -19,7 +19,15 @@ from cpusim.files import read_bytes
 from media import abcmidi
 from media.abctext import FIELD, PITCH, SILENT, pitch_place
 from media.modality import Debian, Item, LeftOut, Missing, Progress, PyPI
-from media.notes import LONGEST_DELTA, MIDI_SUFFIXES, Unreadable, tune_of, unwrapped
+from media.notes import (
+    LONGEST_DELTA,
+    MIDI_SUFFIXES,
+    Unreadable,
+    mend_track_length,
+    tune_of,
+    unwrapped,
+    whole_midi,
+)
 from media.split import beside
 from media.text import TEXT, decode
 
@@ -288,8 +296,13 @@ def plain_midi(data: bytes, name: str) -> bytes:
     try:
         stream = io.BytesIO(_without_unknown_chunks(data))
         file = mido.MidiFile(file=stream)
-        # mido leaves tracks unread that the header does not count.
-        tracks = [] if _TRACK in stream.read() else [_track(track) for track in file.tracks]
+        rest = stream.read()
+        if _TRACK in rest:
+            raise ValueError  # mido leaves tracks unread that the header does not count.
+        if rest and (mended := mend_track_length(data)):
+            # The only track may say that it is shorter than it is.
+            file = whole_midi(mended) or file
+        tracks = [_track(track) for track in file.tracks]
         head = b"".join(
             number.to_bytes(2, "big") for number in (file.type, len(tracks), file.ticks_per_beat)
         )

@@ -126,13 +126,13 @@ def tune_of(data: bytes, kind: str) -> Tune:
             raise Unreadable(f"is no clean ABC ({error}); mend it or leave it out") from None
     if len(data) > MOST_BYTES:
         raise Unreadable(f"has {len(data):,} bytes, more than a tune has; leave it out")
-    file = _parse(data)
+    file = whole_midi(data)
     if file is not None:
         return _tune(file, None)
     # A model may write every note right and be wrong about how long the track is, which
     # stands before it.
     mended = mend_track_length(data)
-    file = None if mended is None else _parse(mended)
+    file = None if mended is None else whole_midi(mended)
     if file is None:
         raise Unreadable("is no whole MIDI file; restore it or leave it out")
     return _tune(file, "the length of its track is wrong")
@@ -145,8 +145,8 @@ def mend_track_length(data: bytes) -> bytes | None:
     return data[:18] + (len(data) - 22).to_bytes(4, "big") + data[22:]
 
 
-def _parse(data: bytes) -> Any:
-    """mido's file; None if it reads none, or something stands behind it."""
+def whole_midi(data: bytes) -> Any:
+    """mido's file; None if it reads none, a track lacks its end, or something stands behind it."""
     try:
         import mido
     except ImportError:

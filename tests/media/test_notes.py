@@ -210,6 +210,11 @@ def test_a_riff_file_without_its_midi_is_refused(name: str, tmp_path: Path) -> N
             lambda data: data[:18] + (len(data) - 26).to_bytes(4, "big") + data[22:-4],
             "not as long as its tracks say",
         ),
+        # A note before the end is where the track should end.
+        (
+            lambda data: data[:18] + (len(data) - 22 - 4 - 9).to_bytes(4, "big") + data[22:],
+            "the length of its track is wrong",
+        ),
     ],
 )
 def test_what_can_be_learned_can_be_compared(
