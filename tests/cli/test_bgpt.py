@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from bytemodel.train import FINE_TUNING, read_config
 from cpusim.dataset import generate_set
 from tests.bytemodel.models import random_model
 from tests.bytemodel.test_checkpoint import Payload
-from tests.cli.calls import bgpt, command, refused
+from tests.cli.calls import bgpt, command, on_a_terminal, refused
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -257,32 +256,13 @@ def test_a_stopped_run_is_saved_says_how_to_go_on_and_goes_on(
 
 
 def test_on_a_terminal_progress_is_drawn_in_place(traces: Path, tmp_path: Path) -> None:
-    pty = pytest.importorskip("pty")
     out = tmp_path / "run"
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.environ |= {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
-        words = command(*quick(out, traces, "--steps", 12))
-        os.execv(words[0], words)
-    shown = b""
-    while chunk := read_terminal(terminal):
-        shown += chunk
-    _, status = os.waitpid(pid, 0)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 0
-    text = shown.decode()
+    code, text = on_a_terminal(command(*quick(out, traces, "--steps", 12)))
+    assert code == 0
     for word in ("loss", "bits/byte", "states/s", "evaluation", "100%", "step 12", "left"):
         assert word in text
     assert "\x1b[" in text
     assert text.rstrip().endswith(f"next: cpusim compare --model {out}")
-
-
-def read_terminal(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 65536)
-    except OSError:  # how Linux says that the other side is gone
-        return b""
 
 
 def test_training_refuses_what_cannot_be(traces: Path, tmp_path: Path) -> None:

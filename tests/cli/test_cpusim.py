@@ -26,6 +26,7 @@ from cpusim.assembler import assemble
 from cpusim.dataset import LAYOUTS
 from cpusim.isa import ISA, MEMORY_SIZE, REGISTERS, SLOTS, STATE_SIZE
 from cpusim.programs import DISTRIBUTIONS
+from tests.cli.calls import on_a_terminal
 from tests.cpusim.test_assembler import extended
 
 ROOT = Path(__file__).parent.parent.parent
@@ -58,20 +59,8 @@ def process(*words: object, **options: object) -> subprocess.CompletedProcess[st
 
 def terminal(*words: object) -> str:
     """What a real process shows on a terminal."""
-    pty = pytest.importorskip("pty")
     code = "from cli.cpusim import main; main(prog_name='cpusim')"
-    pid, descriptor = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.environ["TERM"] = "xterm"
-        os.execv(sys.executable, [sys.executable, "-c", code, *map(str, words)])
-    shown = b""
-    with contextlib.suppress(OSError):  # how Linux says that the other side is gone
-        while chunk := os.read(descriptor, 65536):
-            shown += chunk
-    os.waitpid(pid, 0)
-    os.close(descriptor)
-    return shown.decode()
+    return on_a_terminal([sys.executable, "-c", code, *map(str, words)])[1]
 
 
 def source(folder: Path, text: str, name: str = "prog.s") -> Path:
