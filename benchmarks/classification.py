@@ -43,9 +43,11 @@ import learning
 import report
 
 from bytemodel import checkpoint
-from bytemodel.classify import Confusion, classification, evaluate_files, fitted, training_config
+from bytemodel.classify import Confusion, classification, evaluate_files, training_config
 from bytemodel.config import preset
 from bytemodel.labelled import BATCH, LabelledFile, LabelledSource
+from bytemodel.linear import COUNTS as RUNS_COUNTED
+from bytemodel.linear import fitted
 from bytemodel.train import pick_device, pick_dtype
 from cpusim.errors import UserError
 
@@ -164,7 +166,7 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         )
     if options.start in (None, COUNTS):
         began = time.monotonic()
-        classifier = fitted(None, source, seed=0).to(device)
+        classifier = fitted(None, source, seed=0, kinds=[RUNS_COUNTED]).to(device)
         confusion = evaluate_files(classifier, source.held_out, dtype=dtype)
         rows.append(row(COUNTS, confusion, began, features="logistic regression"))
     if options.start in (None, LINEAR):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         evaluate_files,
         training_config,
     )
-    from bytemodel.classify import fitted as fitted_classifier
     from bytemodel.compression import CompressionError, compress, compressed_size, decompress
     from bytemodel.config import ModelConfig, preset
     from bytemodel.conversion import Converted, convert
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from bytemodel.generate import GREEDY, Generated, Sampling
     from bytemodel.generate import generate as generate_files
     from bytemodel.labelled import LabelledSource, find_labelled
+    from bytemodel.linear import fitted as fitted_classifier
     from bytemodel.model import ByteModel
     from bytemodel.pictures import draw_bits, draw_confusion, plot_positions
     from bytemodel.score import Score, mean_by_position, score_file
@@ -76,7 +76,7 @@ _PLACES = {
     "find_items": "files_data:find_items",
     "find_labelled": "labelled:find_labelled",
     "fingerprint": "checkpoint:fingerprint",
-    "fitted_classifier": "classify:fitted",
+    "fitted_classifier": "linear:fitted",
     "generate_files": "generate:generate",
     "learning_files": "files:learning_files",
     "load": "checkpoint:load",

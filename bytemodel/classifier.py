@@ -3,12 +3,13 @@
 The mean of the patch level's features is that of bGPT (Wu et al. 2024, arXiv 2402.19155, section
 3.2), except that padding is left out of it. In a mean the one patch that tells is lost among many,
 so their largest values, and what the last patch makes of the whole file, stand beside it (Howard
-and Ruder 2018, arXiv 1801.06146). But a word may begin at any place of a patch, and the patch level
+and Ruder 2018, arXiv 1801.06146). Of a picture it matters where in the file something is, so
+there are means of parts of it too. A word may begin at any place of a patch, and the patch level
 tells it from others poorly; so what detectors find in the states of the byte level, of some of
-the patches, is pooled too. Nothing is written: its head is of no use here.
+the patches, can be pooled as well. Nothing is written: its head is of no use here.
 
 Shape suffixes: B batch, P patches, S patch size, L labels, C width, D draws, R patches read closely
-in each, E width of the byte level, K detectors, F width of all that is pooled.
+in each, E width of the byte level, K detectors, Q parts, F width of all that is pooled.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from bytemodel.patches import PAD, Patches, encode_file, fitting_extension
 DETECTORS = 1024
 """What is looked for in the states of the byte level. The mean of so many, none of them linear,
 tells how often each kind of state occurs; that of the states themselves, where they lie."""
-RUN = 4
-"""Bytes of a run that is counted."""
-BUCKETS = 1 << 14
-"""Among which runs are spread; rare ones share some."""
+PARTS = 16
+"""Of a window, one behind the other, as equal as they can be."""
+RUNS = 3, 4, 5, 6
+"""Bytes of the runs that are counted."""
+BUCKETS = 1 << 12
+"""Among which the runs of each length are spread; rare ones share some."""
 MOST_WINDOWS = 8
 """Windows that are read of a file longer than the model's sequence, evenly spread over it."""
 FEWEST_CLOSELY, MOST_CLOSELY = 8, 32
@@ -52,12 +55,16 @@ _WINDOWS_AT_ONCE = 256
 
 
 class Classifier(nn.Module):
-    """Files in, a logit a label out. `config` is that of the byte model it began as."""
+    """Files in, a logit a label out. `config` is that of the byte model it began as. `closely`:
+    whether any patches are read by the byte level; where that tells nothing, it need not be."""
+
+    closely: bool
 
     def __init__(self, config: ModelConfig, labels: Sequence[str]) -> None:
         super().__init__()
         self.config = config
         self.labels = tuple(labels)
+        self.closely = True
         self.model = ByteModel(config)
         if self.model.byte_decoder.modern:
             self.model.byte_decoder.head.requires_grad_(False)
@@ -65,9 +72,11 @@ class Classifier(nn.Module):
         # Each answers to some of the states, as different ones as they can be.
         nn.init.normal_(self.detectors.weight, std=1.5 * config.byte_width**-0.5)
         nn.init.normal_(self.detectors.bias, mean=-1.0)
-        self.head = nn.Linear(3 * config.patch_width + 2 * DETECTORS, len(self.labels))
+        self.head = nn.Linear((3 + PARTS) * config.patch_width + 2 * DETECTORS, len(self.labels))
         # Fitted, never trained: rates that suit all else would make noise of it.
-        self.wide = nn.Linear(BUCKETS, len(self.labels), bias=False).requires_grad_(False)
+        self.wide = nn.Linear(len(RUNS) * BUCKETS, len(self.labels), bias=False).requires_grad_(
+            False
+        )
         nn.init.zeros_(self.wide.weight)
 
     @classmethod
@@ -81,21 +90,46 @@ class Classifier(nn.Module):
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(float(self.closely))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.closely = bool(state)
+
     def forward(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, L). `lengths_B`: the patches of each row that are no padding."""
-        deep_BL = cast(Tensor, self.head(self.pooled(patches_BPS, lengths_B)))
+        deep_BL = self.deep(self.pooled(patches_BPS, lengths_B))
         # The counts know what they were fitted to by heart; nothing would be left to learn.
         return deep_BL if self.training else deep_BL + self.wide(counted(patches_BPS))
 
+    def deep(self, pooled_BF: Tensor) -> Tensor:
+        """Logits (B, L) of what is pooled."""
+        # A small step of each of so many weights is a small step of a logit then, too (Yang et al.
+        # 2022, arXiv 2203.03466); else a fitted head would be lost at once.
+        return cast(Tensor, self.head(pooled_BF * pooled_BF.shape[1] ** -0.5))
+
     def pooled(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
-        """What the head reads, (B, F)."""
+        """What the head reads, (B, F): of the patch level the mean, the largest, the last, and the
+        means of the parts; of what is found closely the mean and the largest, zeros if nothing is
+        read so."""
         features_BPC = self.model.patch_decoder(patches_BPS)
         places_P = torch.arange(patches_BPS.shape[1], device=patches_BPS.device)
         real_BP = places_P < lengths_B[:, None]
         last_BC = (features_BPC * (places_P == lengths_B[:, None] - 1)[..., None]).sum(1)
+        parts_BQC = _means_of_parts(features_BPC, lengths_B)
+        if self.closely:
+            close_BK = self._found(patches_BPS, lengths_B, features_BPC)
+        else:
+            close_BK = features_BPC.new_zeros(len(patches_BPS), 2 * DETECTORS)
+        whole = _mean_and_largest(features_BPC, real_BP)
+        return torch.cat((*whole, last_BC, parts_BQC.flatten(1), close_BK), 1)
+
+    def _found(self, patches_BPS: Tensor, lengths_B: Tensor, features_BPC: Tensor) -> Tensor:
+        """What detectors find in the patches that are read closely, its mean and its largest over
+        their bytes, (B, 2K)."""
         places_BDR, read_BDR = self._read_closely(lengths_B, patches_BPS.shape[1])
-        starts_B1 = torch.arange(len(patches_BPS), device=places_P.device)[:, None] * len(places_P)
-        rows_N = (starts_B1 + places_BDR.flatten(1)).flatten()
+        starts_B1 = patches_BPS.shape[1] * torch.arange(len(patches_BPS), device=lengths_B.device)
+        rows_N = (starts_B1[:, None] + places_BDR.flatten(1)).flatten()
         bytes_NS = patches_BPS.flatten(0, 1)[rows_N]
         states_NSE = self.model.states(
             self.model.conditions(patches_BPS, features_BPC, places_BR=places_BDR.flatten(1) - 1),
@@ -109,12 +143,7 @@ class Classifier(nn.Module):
         close = _mean_and_largest(
             found_NSK.reshape(drawn.numel(), -1, DETECTORS), real_NS.view(drawn.numel(), -1)
         )
-        pooled = (
-            *_mean_and_largest(features_BPC, real_BP),
-            last_BC,
-            *(values.view(*drawn, -1).mean(1) for values in close),
-        )
-        return torch.cat(pooled, 1)
+        return torch.cat([values.view(*drawn, -1).mean(1) for values in close], 1)
 
     def _read_closely(self, lengths_B: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Places of patches of each row, (B, D, R), from 1 to `count` - 1, and which of them count.
@@ -133,18 +162,25 @@ class Classifier(nn.Module):
 
 
 def counted(patches_BPS: Tensor) -> Tensor:
-    """How often each bucket's runs of `RUN` bytes occur in windows, (B, N): logarithms of one more
-    than their numbers, of unit length; zeros for what is shorter than a run."""
+    """How often each bucket's runs of bytes occur in windows, (B, N), those of each of the `RUNS`
+    behind one another: logarithms of one more than their numbers, of unit length for each; zeros
+    for what is shorter than a run."""
     bytes_BT = patches_BPS[:, 1:].flatten(1)
-    count = max(bytes_BT.shape[1] - RUN + 1, 0)
-    hashes_BT = torch.zeros_like(bytes_BT[:, :count])
-    for place in range(RUN):
-        hashes_BT = (hashes_BT * 0x01000193 + bytes_BT[:, place : place + count] + 1) & 0xFFFFFFFF
-    buckets_BT = ((hashes_BT * 0x5BD1E995) & 0xFFFFFFFF) >> (32 - BUCKETS.bit_length() + 1)
-    # Padding stands behind the last byte, so a run that ends with a byte has none.
-    whole_BT = (bytes_BT[:, RUN - 1 :][:, :count] != PAD).float()
-    counts_BN = whole_BT.new_zeros(len(bytes_BT), BUCKETS).scatter_add_(1, buckets_BT, whole_BT)
-    return F.normalize(counts_BN.log1p())
+    found = []
+    for run in RUNS:
+        count = max(bytes_BT.shape[1] - run + 1, 0)
+        hashes_BT = torch.zeros_like(bytes_BT[:, :count])
+        for place in range(run):
+            hashes_BT = (
+                hashes_BT * 0x01000193 + bytes_BT[:, place : place + count] + 1
+            ) & 0xFFFFFFFF
+        buckets_BT = ((hashes_BT * 0x5BD1E995) & 0xFFFFFFFF) >> (32 - BUCKETS.bit_length() + 1)
+        # Padding stands behind the last byte, so a run that ends with a byte has none.
+        whole_BT = (bytes_BT[:, run - 1 :][:, :count] != PAD).float()
+        counts_BN = whole_BT.new_zeros(len(bytes_BT), BUCKETS)
+        counts_BN = counts_BN.scatter_add_(1, buckets_BT, whole_BT)
+        found.append(F.normalize(counts_BN.log1p()))
+    return torch.cat(found, 1)
 
 
 def read_closely(count: int) -> int:
@@ -158,6 +194,16 @@ def _mean_and_largest(values_BTC: Tensor, real_BT: Tensor) -> tuple[Tensor, Tens
     mean_BC = (values_BTC * real_BT1).sum(1) / real_BT1.sum(1).clamp(min=1)
     largest_BC = values_BTC.masked_fill(~real_BT1, -torch.inf).amax(1)
     return mean_BC, largest_BC.masked_fill(~real_BT1.any(1), 0)
+
+
+def _means_of_parts(values_BPC: Tensor, lengths_B: Tensor) -> Tensor:
+    """The mean over each of `PARTS` parts of a row's first `lengths_B`, (B, Q, C); zeros where a
+    part is empty."""
+    places_P = torch.arange(values_BPC.shape[1], device=values_BPC.device)
+    part_BP = places_P * PARTS // lengths_B[:, None]
+    within_BQP = (part_BP[:, None] == torch.arange(PARTS, device=places_P.device)[:, None]).float()
+    shares_BQP = within_BQP / within_BQP.sum(2, keepdim=True).clamp(min=1)
+    return shares_BQP.to(values_BPC.dtype) @ values_BPC
 
 
 def file_patches(data: bytes, extension: str, patch_size: int) -> Patches:

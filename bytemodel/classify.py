@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bytemodel.checkpoint import fingerprint
-from bytemodel.classifier import BUCKETS, Classifier, classify_all, counted
+from bytemodel.classifier import Classifier, classify_all
 from bytemodel.config import ModelConfig
-from bytemodel.labelled import LabelledFile, LabelledSource
+from bytemodel.labelled import LabelledFile
 from bytemodel.metrics import read_metrics
 from bytemodel.model import ByteModel
 from bytemodel.train import FINE_TUNING, Task, TrainConfig
@@ -24,16 +24,6 @@ from cpusim.errors import UserError, nearest
 from cpusim.files import atomic_write, printable_name, read_bytes
 
 _SCHEDULE = {"warmup_steps": 20, "evaluate_every": 200}
-_RATES = {"matrix_lr": 3e-3, "other_lr": 3e-3}
-"""To go on from a byte model: higher than for more of the same, since this is something else."""
-_FITTED = 8192
-"""Files that a classifier is fitted to at most."""
-_PENALTY = 0.01
-"""On half the squares of its weights, for features of unit deviation."""
-_WIDE_SCALES = 0.0, 16.0, 64.0
-"""What counts of runs may be multiplied by. The penalty is the same, so the more, the more they
-say: much where words tell, nothing where they only add noise. Taken is what does best on every
-fourth file."""
 _SMOOTHING = 0.1
 """How much of the certainty is asked to go to all labels alike (Szegedy et al. 2016, arXiv
 1512.00567). The loss on what is held out then falls as long as fewer files are mistaken, instead of
@@ -84,109 +74,13 @@ def classification(
     )
 
 
-def fitted(
-    start: ByteModel | None,
-    source: LabelledSource,
-    *,
-    seed: int,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Classifier:
-    """A classifier that begins with a byte model, fitted to the source's files.
-
-    What the model has learned is then made use of from the first step on, and not spoilt by what a
-    random head asks for (Kumar et al. 2022, arXiv 2202.10054). This is logistic regression, of
-    which there is one best solution. `start`: None for random weights, which know nothing yet: then
-    counts of runs tell all, and the head begins with zeros. `progress`: called with how many files
-    of how many are read.
-    """
-    torch.manual_seed(seed)
-    classifier = Classifier.of(start or ByteModel(source.config), source.labels).eval()
-    device = next(classifier.parameters()).device
-    total = min(_FITTED, len(source.training))
-    deep_NF = torch.zeros(total, classifier.head.in_features, device=device)
-    wide_NF = torch.zeros(total, BUCKETS, device=device)
-    labels: list[Tensor] = []
-    done = 0
-    with torch.inference_mode():
-        for batch in source.beginnings(total):
-            progress(done, total)
-            rows = slice(done, done + batch.size)
-            patches_BPS = batch.patches_BPS.to(device)
-            if start is not None:
-                deep_NF[rows] = classifier.pooled(patches_BPS, batch.lengths_B.to(device))
-            wide_NF[rows] = counted(patches_BPS)
-            labels.append(batch.labels_B)
-            done += batch.size
-    # Files may have vanished.
-    deep_NF, wide_NF, labels_N = deep_NF[:done], wide_NF[:done], torch.cat(labels).to(device)
-    # What hardly ever varies is not made much of.
-    least = 1e-3 * deep_NF.std(correction=0).clamp(min=1e-9)
-    mean_F, deviation_F = deep_NF.mean(0), deep_NF.std(0, correction=0) + least
-    linear = _Linear((deep_NF - mean_F) / deviation_F, wide_NF, labels_N, len(source.labels))
-    deep_LF, wide_LF, bias_L = linear.fit(linear.best_scale(), torch.ones_like(labels_N).bool())
-    with torch.no_grad():
-        classifier.wide.weight.copy_(wide_LF)
-        classifier.head.weight.copy_(deep_LF / deviation_F)
-        classifier.head.bias.copy_(bias_L - classifier.head.weight @ mean_F)
-    progress(total, total)
-    return classifier
-
-
-class _Linear(NamedTuple):
-    """What a linear model is fitted to: features of both kinds, and labels, of which there are so
-    many."""
-
-    deep_NF: Tensor
-    wide_NF: Tensor
-    labels_N: Tensor
-    labels: int
-
-    def logits(self, deep_LF: Tensor, wide_LF: Tensor, bias_L: Tensor) -> Tensor:
-        return F.linear(self.deep_NF, deep_LF, bias_L) + F.linear(self.wide_NF, wide_LF)
-
-    def best_scale(self) -> float:
-        """With which of the scales a fit to three files of four tells every fourth best."""
-        held_out_N = torch.arange(len(self.labels_N), device=self.labels_N.device) % 4 == 0
-        if held_out_N.all():
-            return _WIDE_SCALES[0]
-
-        def wrong(scale: float) -> float:
-            logits_NL = self.logits(*self.fit(scale, ~held_out_N))
-            return F.cross_entropy(logits_NL[held_out_N], self.labels_N[held_out_N]).item()
-
-        return min(_WIDE_SCALES, key=wrong)
-
-    def fit(self, scale: float, learned_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The weights of both kinds of features and the bias that tell these labels best."""
-        deep_LF, wide_LF = (
-            torch.zeros(self.labels, part.shape[1], device=part.device, requires_grad=True)
-            for part in (self.deep_NF, self.wide_NF)
-        )
-        bias_L = torch.zeros(self.labels, device=deep_LF.device, requires_grad=True)
-        solver = torch.optim.LBFGS(
-            [deep_LF, wide_LF, bias_L], max_iter=100, line_search_fn="strong_wolfe"
-        )
-
-        def loss() -> Tensor:
-            solver.zero_grad()
-            logits_NL = self.logits(deep_LF, scale * wide_LF, bias_L)
-            wrong = F.cross_entropy(logits_NL[learned_N], self.labels_N[learned_N])
-            squares = deep_LF.square().sum() + wide_LF.square().sum()
-            whole = wrong + _PENALTY / 2 * squares
-            whole.backward()  # type: ignore[no-untyped-call]
-            return whole
-
-        solver.step(loss)  # type: ignore[no-untyped-call]
-        return deep_LF.detach(), scale * wide_LF.detach(), bias_L.detach()
-
-
 def training_config(*, fine_tuning: bool, validates: bool = False, **chosen: Any) -> TrainConfig:
     """How to train a classifier, where `chosen` says nothing else.
 
     `validates`: whether the source has files to choose by. Then the weights are kept that were
     evaluated best; else the last ones, since the files to judge by should decide nothing.
     """
-    rates = {**FINE_TUNING, **_RATES} if fine_tuning else {}
+    rates = FINE_TUNING if fine_tuning else {}
     keep = {"keep": "best" if validates else "last"}
     return TrainConfig.from_dict({**_SCHEDULE, **keep, **rates, **chosen})
 

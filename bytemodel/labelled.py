@@ -240,9 +240,16 @@ class LabelledSource:
         step = -(-len(self.validation) // _MOST_EVALUATED)
         return list(self._by_length(self.validation[::step]))
 
-    def beginnings(self, count: int) -> Iterator[LabelledBatch]:
-        """So many of the files to learn from, or all, by their beginnings; always the same ones."""
-        return self._by_length(sorted(self.training, key=lambda file: file.digest)[:count])
+    def beginnings(self, files: range) -> Iterator[LabelledBatch]:
+        """These of the files to learn from, by their beginnings, in an order that is always the
+        same; as many as there are."""
+        ordered = sorted(self.training, key=lambda file: file.digest)
+        return self._by_length(ordered[files.start : files.stop])
+
+    @property
+    def mean_patches(self) -> float:
+        """How many patches are read of a file to learn from."""
+        return float(self._sizes.mean())
 
     def _by_length(self, files: Sequence[LabelledFile]) -> Iterator[LabelledBatch]:
         """The beginnings of files, those of like length together."""

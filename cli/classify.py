@@ -162,9 +162,10 @@ def train(
             "say what to begin with: --model CKPT, or --preset NAME for random weights"
         )
     from bytemodel import checkpoint
-    from bytemodel.classify import classification, evaluate_files, fitted, training_config
+    from bytemodel.classify import classification, evaluate_files, training_config
     from bytemodel.distributed import leads
     from bytemodel.labelled import LabelledSource
+    from bytemodel.linear import fitted
     from bytemodel.train import pick_device, pick_dtype, read_config, refuse_taken
     from bytemodel.train import train as run_training
     from cli import render

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,11 +17,13 @@ from bytemodel import checkpoint
 from bytemodel.checkpoint import CheckpointError
 from bytemodel.classifier import (
     BUCKETS,
+    DETECTORS,
     DRAWS,
     FEWEST_CLOSELY,
     MOST_CLOSELY,
     MOST_WINDOWS,
-    RUN,
+    PARTS,
+    RUNS,
     Classifier,
     classify,
     classify_all,
@@ -33,40 +33,28 @@ from bytemodel.classifier import (
 )
 from bytemodel.classify import (
     Confusion,
-    _Linear,
     classification,
     evaluate_files,
-    fitted,
     loss_and_hits,
     plot,
     training_config,
 )
 from bytemodel.labelled import _POOL, BATCH, LabelledSource, find_labelled
+from bytemodel.linear import fitted
 from bytemodel.metrics import read_metrics
 from bytemodel.patches import PAD
 from bytemodel.train import Outcome, read_config, train
 from cpusim.errors import UserError
+from tests.bytemodel.kinds import write_files
 from tests.bytemodel.models import FAMILIES, SMALLEST, random_model
 from tests.bytemodel.runs import Records
 
 SIZE = SMALLEST.patch_size
-ALPHABETS = {"digits": b"0123456789", "dna": b"ACGT"}
 
 
 def random_classifier(labels: tuple[str, ...] = ("a", "b", "c"), **changes: int) -> Classifier:
     torch.manual_seed(3)
     return Classifier.of(random_model("local", **changes), labels).eval()
-
-
-def write_files(folder: Path, count: int = 20) -> Path:
-    """Files of two kinds that are easy to tell apart, a folder a kind."""
-    rng = random.Random(0)
-    for label, alphabet in ALPHABETS.items():
-        (folder / label).mkdir(parents=True)
-        for number in range(count):
-            content = bytes(rng.choices(alphabet, k=rng.randrange(1, 60)))
-            (folder / label / f"{number}.txt").write_bytes(content)
-    return folder
 
 
 # The model ----------------------------------------------------------------------------
@@ -93,8 +81,29 @@ def test_features_are_pooled_over_a_files_own_patches_whatever_pads_the_batch(
         states = model.states(conditions, tokens[targets], model.matches(tokens[None], targets))
         states = states[tokens[targets] != PAD]
         found = torch.relu(classifier.detectors(torch.rms_norm(states, states.shape[-1:])))
-        parts = (features.mean(0), features.amax(0), features[-1], found.mean(0), found.amax(0))
-        torch.testing.assert_close(row, classifier.head(torch.cat(parts)), atol=1e-4, rtol=1e-4)
+        parts = [features.new_zeros(0, features.shape[1])] * PARTS
+        for place, feature in enumerate(features):
+            part = PARTS * place // len(features)
+            parts[part] = torch.cat([parts[part], feature[None]])
+        means = [part.mean(0) if len(part) else features.new_zeros(part.shape[1]) for part in parts]
+        whole = features.mean(0), features.amax(0), features[-1]
+        read = torch.cat((*whole, *means, found.mean(0), found.amax(0)))
+        torch.testing.assert_close(row, classifier.deep(read[None])[0], atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_not_read_closely_counts_for_nothing(tmp_path: Path) -> None:
+    classifier = random_classifier()
+    tokens = torch.from_numpy(file_patches(b"to be or not to be", "txt", SIZE))[None]
+    lengths = torch.tensor([tokens.shape[1]])
+    closely = classifier.pooled(tokens, lengths)
+    classifier.closely = False
+    found = classifier.pooled(tokens, lengths)
+    assert torch.equal(found[:, : -2 * DETECTORS], closely[:, : -2 * DETECTORS])
+    assert found[:, -2 * DETECTORS :].count_nonzero() == 0
+    checkpoint.save(tmp_path / "c.pt", classifier, info={})
+    loaded = checkpoint.load_classifier(tmp_path / "c.pt").model
+    assert not loaded.closely
+    assert torch.equal(loaded(tokens, lengths), classifier(tokens, lengths))
 
 
 @given(st.lists(st.integers(1, 24), min_size=1, max_size=5), st.integers(1, 9), st.booleans())
@@ -122,19 +131,20 @@ def test_of_a_long_file_some_patches_are_read_closely_and_of_a_short_one_all(
 def test_runs_are_counted_as_plainly_whatever_pads_the_batch(files: list[bytes]) -> None:
     read = [file_patches(data, "bin", SIZE) for data in files]
     batch = np.full((len(read), max(map(len, read)), SIZE), PAD)
-    expected = np.zeros((len(read), BUCKETS))
+    expected = np.zeros((len(read), len(RUNS), BUCKETS))
     for row, expected_row, patches, data in zip(batch, expected, read, files, strict=True):
         row[: len(patches)] = patches
-        for end in range(RUN, len(data) + 1):
-            bucket = 0
-            for byte in data[end - RUN : end]:
-                bucket = (bucket * 0x01000193 + byte + 1) % 2**32
-            expected_row[bucket * 0x5BD1E995 % 2**32 // (2**32 // BUCKETS)] += 1
+        for run, counts in zip(RUNS, expected_row, strict=True):
+            for end in range(run, len(data) + 1):
+                bucket = 0
+                for byte in data[end - run : end]:
+                    bucket = (bucket * 0x01000193 + byte + 1) % 2**32
+                counts[bucket * 0x5BD1E995 % 2**32 // (2**32 // BUCKETS)] += 1
     expected = np.log1p(expected)
-    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+    lengths = np.linalg.norm(expected, axis=2, keepdims=True)
     expected = np.divide(expected, lengths, out=expected, where=lengths > 0)
     found = counted(torch.from_numpy(batch)).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(found, expected.reshape(len(read), -1), atol=1e-6)
 
 
 def test_logits_are_the_sum_of_what_is_pooled_and_but_for_training_of_what_is_counted() -> None:
@@ -142,7 +152,7 @@ def test_logits_are_the_sum_of_what_is_pooled_and_but_for_training_of_what_is_co
     torch.nn.init.normal_(classifier.wide.weight)
     tokens = torch.from_numpy(file_patches(b"to be or not to be", "txt", SIZE))[None]
     lengths = torch.tensor([tokens.shape[1]])
-    deep = classifier.head(classifier.pooled(tokens, lengths))
+    deep = classifier.head(classifier.pooled(tokens, lengths) / classifier.head.in_features**0.5)
     wide = counted(tokens) @ classifier.wide.weight.T
     assert wide.abs().max() > 0.1
     torch.testing.assert_close(classifier(tokens, lengths), deep + wide)
@@ -255,7 +265,7 @@ def test_a_classifier_is_saved_with_its_labels_and_never_taken_for_a_byte_model(
         ([1, 2, 3], "no usable labels"),
         (
             ["a", "b"],
-            r"'head.weight' has shape \(3, 2096\) where .* says \(2, 2096\)",
+            r"'head.weight' has shape \(3, 2352\) where .* says \(2, 2352\)",
         ),
         (["a"] * (1 << 15), "head.weight"),
     ],
@@ -599,84 +609,6 @@ def test_what_is_read_closely_is_the_same_when_a_run_goes_on(
         assert torch.equal(tensor, other[name]), name
 
 
-def test_what_is_fitted_is_the_best_for_what_it_reads(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bytemodel.classify._WIDE_SCALES", (8.0,))
-    source = LabelledSource(folder, SMALLEST, seed=0)
-    told: list[tuple[int, int]] = []
-    start = random_model("local")
-    classifier = fitted(start, source, seed=4, progress=lambda *pair: told.append(pair))
-    assert told == sorted(told)
-    assert told[-1] == (len(source.training),) * 2
-    for name, tensor in start.state_dict().items():
-        assert torch.equal(tensor, classifier.model.state_dict()[name]), name
-    again = fitted(start, source, seed=4)
-    assert torch.equal(again.head.weight, classifier.head.weight)
-    assert torch.equal(again.wide.weight, classifier.wide.weight)
-    batches = list(source.beginnings(10**6))
-    assert sum(batch.size for batch in batches) == len(source.training)
-    with torch.no_grad():
-        pooled = torch.cat([classifier.pooled(*batch[:2]) for batch in batches])
-        counts = torch.cat([counted(batch.patches_BPS) for batch in batches])
-        labels = torch.cat([batch.labels_B for batch in batches])
-        logits = classifier.head(pooled) + classifier.wide(counts)
-        assert (logits.argmax(1) == labels).float().mean() > 0.95
-    # The sum that is least has one minimum, where its slope is zero.
-    deviation = pooled.std(0, correction=0) + 1e-3 * pooled.std(correction=0)
-    weight = (classifier.head.weight * deviation).detach().requires_grad_()
-    wide = (classifier.wide.weight / 8).detach().requires_grad_()
-    bias = (
-        (classifier.head.bias + classifier.head.weight @ pooled.mean(0)).detach().requires_grad_()
-    )
-    logits = F.linear((pooled - pooled.mean(0)) / deviation, weight, bias)
-    logits = logits + F.linear(counts * 8, wide)
-    squares = weight.square().sum() + wide.square().sum()
-    (F.cross_entropy(logits, labels) + 0.01 / 2 * squares).backward()
-    for slope in (weight.grad, wide.grad, bias.grad):
-        assert slope is not None
-        assert slope.norm() < 1e-3
-
-
-def test_random_weights_know_nothing_so_counts_of_runs_tell_all(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bytemodel.classify._WIDE_SCALES", (16.0,))
-    source = LabelledSource(folder, SMALLEST, seed=0)
-    classifier = fitted(None, source, seed=4)
-    assert classifier.head.weight.count_nonzero() == 0
-    assert torch.equal(fitted(None, source, seed=4).wide.weight, classifier.wide.weight)
-    batch = next(source.beginnings(BATCH))
-    logits = classifier(*batch[:2])
-    expected = classifier.wide(counted(batch.patches_BPS)) + classifier.head.bias
-    torch.testing.assert_close(logits, expected)
-    assert evaluate_files(classifier, source.training).accuracy > 0.9
-
-
-@pytest.mark.parametrize(("tells", "scale"), [("deep", 0), ("wide", 64)])
-def test_counts_are_made_more_of_where_they_tell_what_is_held_out(tells: str, scale: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(200) // 2 % 2
-    deep = torch.randn(200, 60, generator=generator)
-    wide = torch.rand(200, 60, generator=generator)
-    if tells == "deep":
-        deep[:, 0] += 4 * labels
-    else:
-        # Each file has some of the runs of its own label alone.
-        wide *= (wide > 0.7) & (torch.arange(60) % 2 == labels[:, None])
-    assert _Linear(deep, F.normalize(wide), labels, 2).best_scale() == scale
-
-
-def test_the_first_look_is_at_the_same_files_whatever_the_order(folder: Path) -> None:
-    looks = [
-        [batch.patches_BPS for batch in LabelledSource(folder, SMALLEST, seed=seed).beginnings(20)]
-        for seed in (0, 1)
-    ]
-    assert sum(len(batch) for batch in looks[0]) == 20
-    for one, other in zip(*looks, strict=True):
-        assert torch.equal(one, other)
-
-
 def test_training_begins_with_what_is_fitted_and_leaves_the_counts_to_it(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -708,7 +640,8 @@ def test_training_the_head_alone_leaves_the_rest_as_it_was(folder: Path, tmp_pat
     steps = checkpoint.load_any(tmp_path / "run" / "checkpoints" / "step-00000040.pt")
     before = Classifier.of(random_model("local"), ["digits", "dna"]).state_dict()
     for name, tensor in steps.model.state_dict().items():
-        assert torch.equal(tensor, before[name]) == name.startswith(("model.", "wide.")), name
+        kept = name.startswith(("model.", "wide.", "_extra_state"))
+        assert torch.equal(tensor, before[name]) == kept, name
 
 
 def test_a_head_alone_on_random_weights_is_refused() -> None:

@@ -1,0 +1,242 @@
+"""What a classifier begins as: a linear model of what it reads of files, fitted to them.
+
+Logistic regression on features that stay as they are has one best solution, so nothing that the
+model has learned is spoilt by what a random head asks for (Kumar et al. 2022, arXiv 2202.10054).
+
+Shape suffixes: N files, F features of a kind, L labels; as in `classifier` for batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bytemodel.classifier import (
+    BUCKETS,
+    DETECTORS,
+    DRAWS,
+    PARTS,
+    RUNS,
+    Classifier,
+    counted,
+    read_closely,
+)
+from bytemodel.config import ModelConfig
+from bytemodel.labelled import LabelledSource
+from bytemodel.model import ByteModel
+
+WHOLE, IN_PARTS, CLOSE, COUNTS = "whole", "parts", "close", "counts"
+_LOOKED_AT = 2048
+"""Files by which is settled what of a file is read."""
+_MOST_READ = 12_000_000
+"""Patches, or what costs as much, that are read in all; a quarter of an hour of two cores for the
+preset `compact`."""
+_BYTE_LEVEL = 13
+"""Patches that cost as much as one that the byte level reads."""
+_MOST_COUNTED = 8192
+"""Files whose runs are counted, in half a gigabyte. Of more files the model itself can learn more
+than runs tell."""
+_SCALES = {IN_PARTS: (0.0, 1.0), COUNTS: (0.0, 16.0, 64.0), CLOSE: (1.0, 0.0)}
+"""What each kind of features may be multiplied by, in the order in which that is settled. The
+penalty is the same, so the more, the more they say: much where they tell, nothing where they only
+add noise."""
+_PENALTIES = 0.03, 0.01, 0.003
+"""On half the squares of the weights, for features of unit deviation."""
+_SETTLED_BY = 8192
+"""Files by which is settled which of them; the more there are, the less is needed."""
+
+
+def fitted(
+    start: ByteModel | None,
+    source: LabelledSource,
+    *,
+    seed: int,
+    kinds: Iterable[str] = (WHOLE, IN_PARTS, CLOSE, COUNTS),
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Classifier:
+    """A classifier that begins with a byte model, fitted to the source's files.
+
+    `start`: None for random weights. `kinds`: the features among which some of the files settle
+    which are read. `progress`: called with how many files of how many are read.
+    """
+    torch.manual_seed(seed)
+    classifier = Classifier.of(start or ByteModel(source.config), source.labels).eval()
+    some = min(_LOOKED_AT, len(source.training))
+    if len(source.training) > _MOST_COUNTED:
+        kinds = [kind for kind in kinds if kind != COUNTS]
+    read = _read(classifier, source, kinds, range(some), progress)
+    scales = read.best_scales()
+    read = read.of(scales)
+    classifier.closely = CLOSE in scales
+    total = max(some, min(len(source.training), _most_files(source, scales)))
+    if total > some:
+        read = read.and_of(_read(classifier, source, scales, range(some, total), progress))
+    weights, bias_L = read.fit(scales, read.best_penalty(scales))
+    with torch.no_grad():
+        classifier.wide.weight.copy_(weights.get(COUNTS, classifier.wide.weight))
+        classifier.head.weight.zero_()
+        for kind, columns in _columns(source.config).items():
+            if kind in weights:
+                scale = classifier.head.in_features**0.5
+                classifier.head.weight[:, columns] = scale * weights[kind]
+        classifier.head.bias.copy_(bias_L)
+    progress(total, total)
+    return classifier
+
+
+def _columns(config: ModelConfig) -> dict[str, slice]:
+    """Where in what is pooled each kind of features stands."""
+    whole, parts = 3 * config.patch_width, PARTS * config.patch_width
+    return {
+        WHOLE: slice(0, whole),
+        IN_PARTS: slice(whole, whole + parts),
+        CLOSE: slice(whole + parts, whole + parts + 2 * DETECTORS),
+    }
+
+
+def _most_files(source: LabelledSource, kinds: Iterable[str]) -> int:
+    """How many files may be read."""
+    patches = source.mean_patches
+    cost = patches
+    if CLOSE in kinds:
+        cost += _BYTE_LEVEL * min(patches, DRAWS * read_closely(round(patches)))
+    return int(_MOST_READ / cost)
+
+
+@torch.no_grad()
+def _read(
+    classifier: Classifier,
+    source: LabelledSource,
+    kinds: Iterable[str],
+    files: range,
+    progress: Callable[[int, int], None],
+) -> _Features:
+    """What is read of these files, each by its beginning."""
+    device = next(classifier.parameters()).device
+    columns = {k: place for k, place in _columns(source.config).items() if k in kinds}
+    widths = {kind: place.stop - place.start for kind, place in columns.items()}
+    if COUNTS in kinds:
+        widths[COUNTS] = len(RUNS) * BUCKETS
+    found = {k: torch.zeros(len(files), width, device=device) for k, width in widths.items()}
+    labels: list[Tensor] = []
+    done = 0
+    for batch in source.beginnings(files):
+        progress(files.start + done, files.stop)
+        rows = slice(done, done + batch.size)
+        patches_BPS = batch.patches_BPS.to(device)
+        if columns:
+            pooled_BF = classifier.pooled(patches_BPS, batch.lengths_B.to(device))
+            for kind, place in columns.items():
+                found[kind][rows] = pooled_BF[:, place]
+        if COUNTS in kinds:
+            found[COUNTS][rows] = counted(patches_BPS)
+        labels.append(batch.labels_B)
+        done += batch.size
+    # Files may have vanished.
+    kept = {kind: values_NF[:done] for kind, values_NF in found.items()}
+    return _Features(kept, torch.cat(labels).to(device), len(source.labels))
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What was read of files, by kind, each (N, F), and their labels, of which there are so many.
+
+    What is to be settled is settled by a fit to three files of four and how well it tells the
+    fourth.
+    """
+
+    kinds: dict[str, Tensor]
+    labels_N: Tensor
+    labels: int
+
+    def of(self, kinds: Iterable[str]) -> _Features:
+        return replace(self, kinds={kind: self.kinds[kind] for kind in kinds})
+
+    def and_of(self, more: _Features) -> _Features:
+        """Those of other files too."""
+        both = {kind: torch.cat([found, more.kinds[kind]]) for kind, found in self.kinds.items()}
+        return replace(self, kinds=both, labels_N=torch.cat([self.labels_N, more.labels_N]))
+
+    def _each(self, step: int) -> _Features:
+        """Of each so manyth file."""
+        kinds = {kind: found_NF[::step] for kind, found_NF in self.kinds.items()}
+        return replace(self, kinds=kinds, labels_N=self.labels_N[::step])
+
+    def best_scales(self) -> dict[str, float]:
+        """What each kind should be multiplied by, without those that tell nothing."""
+        scales = {kind: _SCALES.get(kind, (1.0,))[0] for kind in self.kinds}
+        for kind, choices in _SCALES.items():
+            if kind in scales:
+                tried = [{**scales, kind: choice} for choice in choices]
+                scales = min(tried, key=lambda scales: self._wrong(scales, 0.01))
+        return {kind: scale for kind, scale in scales.items() if scale}
+
+    def best_penalty(self, scales: Mapping[str, float]) -> float:
+        files = len(self.labels_N)
+        some = self._each(-(-files // _SETTLED_BY))
+        best = min(_PENALTIES, key=lambda penalty: some._wrong(scales, penalty))
+        return best * len(some.labels_N) / files
+
+    def _wrong(self, scales: Mapping[str, float], penalty: float) -> float:
+        """The loss on every fourth file of a fit to the others; nats."""
+        held_out_N = torch.arange(len(self.labels_N), device=self.labels_N.device) % 4 == 0
+        if held_out_N.all():
+            return 0.0
+        weights, bias_L = self.fit(scales, penalty, ~held_out_N)
+        logits_NL = self._logits(weights, bias_L)
+        return F.cross_entropy(logits_NL[held_out_N], self.labels_N[held_out_N]).item()
+
+    def _logits(self, weights: Mapping[str, Tensor], bias_L: Tensor) -> Tensor:
+        logits_NL = bias_L.expand(len(self.labels_N), -1)
+        for kind, weight_LF in weights.items():
+            logits_NL = logits_NL + F.linear(self.kinds[kind], weight_LF)
+        return logits_NL
+
+    def fit(
+        self, scales: Mapping[str, float], penalty: float, learned_N: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The weights (L, F) of these kinds of features and the bias (L,) that tell the labels of
+        these files best, or of all."""
+        learned_N = torch.ones_like(self.labels_N).bool() if learned_N is None else learned_N
+        scales = {kind: scale for kind, scale in scales.items() if scale}
+        units = {kind: _unit(kind, self.kinds[kind]) for kind in scales}
+        free = {
+            kind: torch.zeros(self.labels, found.shape[1], device=found.device, requires_grad=True)
+            for kind, found in self.of(scales).kinds.items()
+        }
+        offset_L = torch.zeros(self.labels, device=self.labels_N.device, requires_grad=True)
+
+        def made() -> tuple[dict[str, Tensor], Tensor]:
+            """Of features of unit deviation, the weights of those that were read."""
+            weights = {kind: free[kind] * scales[kind] / units[kind][1] for kind in free}
+            shift = [weight_LF @ units[kind][0] for kind, weight_LF in weights.items()]
+            return weights, offset_L - sum(shift)
+
+        solver = torch.optim.LBFGS(
+            [*free.values(), offset_L], max_iter=100, line_search_fn="strong_wolfe"
+        )
+
+        def loss() -> Tensor:
+            solver.zero_grad()
+            logits_NL = self._logits(*made())
+            wrong = F.cross_entropy(logits_NL[learned_N], self.labels_N[learned_N])
+            whole = wrong + penalty / 2 * sum(weight.square().sum() for weight in free.values())
+            whole.backward()  # type: ignore[no-untyped-call]
+            return whole
+
+        solver.step(loss)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            return made()
+
+
+def _unit(kind: str, found_NF: Tensor) -> tuple[Tensor, Tensor]:
+    """What to take for the zero and for the unit of features of a kind, each (F,)."""
+    if kind == COUNTS:
+        return torch.zeros_like(found_NF[0]), torch.ones_like(found_NF[0])
+    deviation_F = found_NF.std(0, correction=0)
+    # What hardly ever varies is not made much of.
+    return found_NF.mean(0), deviation_F + 1e-3 * found_NF.std(correction=0).clamp(min=1e-9)
