@@ -347,8 +347,9 @@ def classification(results: list[dict[str, Any]]) -> str:
         "Files told apart by `bgpt classify train`, on test files: begun from a generative"
         " checkpoint, from random weights of the same shape, by the classifier's counts of runs of"
         f" bytes alone, and by a linear model; {results[0]['statement']}. A min + B: A for the"
-        " first look, which fits those counts and a head to what the checkpoint knows, B to go on"
-        " from there; B alone: by the classifier before, which counted no runs.",
+        " first look, which fits a linear model to what the weights it begins with make of files"
+        " and to those counts, B to go on from there; B alone: by a classifier before, which looked"
+        " at nothing first.",
         "",
         "| files | test files | goal | begun from | accuracy | macro-F1 |",
         "|---|---|---|---|---|---|",

@@ -168,10 +168,10 @@ class LabelledSource:
         others = [f for f in files if not f.held_out and f.side != "validation"]
         if not validation:
             # By other bits of the hash than those that say what is held out.
-            drawn = [file for file in others if is_held_out(file.digest[8:], VALIDATED)]
+            drawn = {file for file in others if is_held_out(file.digest[8:], VALIDATED)}
             if len(drawn) >= _LEAST_VALIDATED:
-                validation = drawn
-                others = [f for f in others if not is_held_out(f.digest[8:], VALIDATED)]
+                validation = [file for file in others if file in drawn]
+                others = [file for file in others if file not in drawn]
         self.validation = validation or self.held_out
         self.training = others
         if len(self.labels) < 2:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +45,10 @@ _SCALES = {IN_PARTS: (0.0, 1.0), COUNTS: (0.0, 16.0, 64.0), CLOSE: (1.0, 0.0)}
 """What each kind of features may be multiplied by, in the order in which that is settled. The
 penalty is the same, so the more, the more they say: much where they tell, nothing where they only
 add noise."""
+_PENALTY = 0.01
+"""On half the squares of the weights, for features of unit deviation, while that is settled."""
 _PENALTIES = 0.03, 0.01, 0.003
-"""On half the squares of the weights, for features of unit deviation."""
+"""Among which is chosen then."""
 _SETTLED_BY = 8192
 """Files by which is settled which of them; the more there are, the less is needed."""
 
@@ -169,10 +172,12 @@ class _Features:
     def best_scales(self) -> dict[str, float]:
         """What each kind should be multiplied by, without those that tell nothing."""
         scales = {kind: _SCALES.get(kind, (1.0,))[0] for kind in self.kinds}
-        for kind, choices in _SCALES.items():
+        wrong = lru_cache(lambda tried: self._wrong(dict(tried), _PENALTY))
+        # What a kind tells beside the others shows again once they are settled.
+        for kind in (*_SCALES, *_SCALES):
             if kind in scales:
-                tried = [{**scales, kind: choice} for choice in choices]
-                scales = min(tried, key=lambda scales: self._wrong(scales, 0.01))
+                tried = [{**scales, kind: choice} for choice in _SCALES[kind]]
+                scales = min(tried, key=lambda scales: wrong(tuple(scales.items())))
         return {kind: scale for kind, scale in scales.items() if scale}
 
     def best_penalty(self, scales: Mapping[str, float]) -> float:

@@ -133,8 +133,9 @@ def train(
     best there. If DATA has a folder train and folders validation or test, those are used as
     they are.
 
-    First of all a linear model is fitted to up to 8,192 of the files: to how often short runs of
-    bytes occur in them and, with --model, to what that makes of them. It is no part of --minutes.
+    First of all a linear model is fitted to the files, to so many as two cores read in a quarter
+    of an hour: to what the byte model makes of them, and, where they are few, to how often short
+    runs of bytes occur in them. That is no part of --minutes.
 
     Ctrl-C saves the run and ends with exit code 130; --resume goes on as if nothing had
     happened. Options not given are then the run's own.
