@@ -653,12 +653,12 @@ def test_the_loss_that_is_told_is_the_cross_entropy_of_the_labels() -> None:
     classifier = random_classifier()
     patches = torch.randint(0, 256, (4, 5, SIZE))
     lengths, labels = torch.tensor([5, 4, 3, 2]), torch.tensor([0, 1, 2, 0])
-    smoothed, loss, hits = loss_and_hits(classifier, patches, lengths, labels)
+    loss, told, hits = loss_and_hits(classifier, patches, lengths, labels)
     probabilities = classifier(patches, lengths).softmax(-1)
     expected = -probabilities[range(4), labels].log().mean()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
-    to_all = -probabilities.log().mean()
-    assert smoothed.item() == pytest.approx((0.9 * expected + 0.1 * to_all).item(), rel=1e-4)
+    assert loss.item() == told.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert loss.requires_grad
+    assert not told.requires_grad
     assert torch.equal(hits, probabilities.argmax(-1) == labels)
 
 
