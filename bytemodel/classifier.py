@@ -94,7 +94,18 @@ class Classifier(nn.Module):
         return torch.tensor(float(self.closely))
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.closely = bool(state)
+        self.closely = True
+        if not state:
+            self.leave_out_bytes()
+
+    def leave_out_bytes(self) -> None:
+        """Read nothing closely, and learn nothing about it."""
+        self.closely = False
+        # Of several processes each waits for the gradients of all that is learned.
+        self.detectors.requires_grad_(False)
+        for name, part in self.model.named_children():
+            if name != "patch_decoder":
+                part.requires_grad_(False)
 
     def forward(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, L). `lengths_B`: the patches of each row that are no padding."""

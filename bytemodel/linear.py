@@ -74,7 +74,8 @@ def fitted(
     read = _read(classifier, source, kinds, range(some), progress)
     scales = read.best_scales()
     read = read.of(scales)
-    classifier.closely = CLOSE in scales
+    if CLOSE not in scales:
+        classifier.leave_out_bytes()
     total = max(some, min(len(source.training), _most_files(source, scales)))
     if total > some:
         read = read.and_of(_read(classifier, source, scales, range(some, total), progress))

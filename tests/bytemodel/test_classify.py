@@ -96,13 +96,17 @@ def test_what_is_not_read_closely_counts_for_nothing(tmp_path: Path) -> None:
     tokens = torch.from_numpy(file_patches(b"to be or not to be", "txt", SIZE))[None]
     lengths = torch.tensor([tokens.shape[1]])
     closely = classifier.pooled(tokens, lengths)
-    classifier.closely = False
+    classifier.leave_out_bytes()
     found = classifier.pooled(tokens, lengths)
     assert torch.equal(found[:, : -2 * DETECTORS], closely[:, : -2 * DETECTORS])
     assert found[:, -2 * DETECTORS :].count_nonzero() == 0
     checkpoint.save(tmp_path / "c.pt", classifier, info={})
     loaded = checkpoint.load_classifier(tmp_path / "c.pt").model
     assert not loaded.closely
+    loaded.train()(tokens, lengths).sum().backward()
+    for name, parameter in loaded.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    loaded.eval()
     assert torch.equal(loaded(tokens, lengths), classifier(tokens, lengths))
 
 
