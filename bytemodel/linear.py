@@ -8,9 +8,8 @@ Shape suffixes: N files, F features of a kind, L labels; as in `classifier` for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -41,16 +40,15 @@ _BYTE_LEVEL = 13
 _MOST_COUNTED = 8192
 """Files whose runs are counted, in half a gigabyte. Of more files the model itself can learn more
 than runs tell."""
-_SCALES = {IN_PARTS: (0.0, 1.0), COUNTS: (0.0, 16.0, 64.0), CLOSE: (1.0, 0.0)}
-"""What each kind of features may be multiplied by, in the order in which that is settled. The
-penalty is the same, so the more, the more they say: much where they tell, nothing where they only
-add noise."""
-_PENALTY = 0.01
-"""On half the squares of the weights, for features of unit deviation, while that is settled."""
+_WHETHER_READ: dict[str, Sequence[float]] = {COUNTS: (0.0, 16.0, 64.0), CLOSE: (1.0, 0.0)}
+_WHETHER_USED: dict[str, Sequence[float]] = {IN_PARTS: (1.0, 0.0)}
+"""What kinds of features may be multiplied by, in the order in which that is settled: some before
+the files are read, since they cost much, some when all are. The penalty is the same, so the more,
+the more they say: much where they tell, nothing where they only add noise."""
 _PENALTIES = 0.03, 0.01, 0.003
-"""Among which is chosen then."""
+"""On half the squares of the weights, for features of unit deviation."""
 _SETTLED_BY = 8192
-"""Files by which is settled which of them; the more there are, the less is needed."""
+"""Files by which at most something is settled. The more there are to fit, the less penalty."""
 
 
 def fitted(
@@ -72,14 +70,16 @@ def fitted(
     if len(source.training) > _MOST_COUNTED:
         kinds = [kind for kind in kinds if kind != COUNTS]
     read = _read(classifier, source, kinds, range(some), progress)
-    scales = read.best_scales()
+    scales, _ = read.settled(_WHETHER_READ)
     read = read.of(scales)
     if CLOSE not in scales:
         classifier.leave_out_bytes()
     total = max(some, min(len(source.training), _most_files(source, scales)))
     if total > some:
         read = read.and_of(_read(classifier, source, scales, range(some, total), progress))
-    weights, bias_L = read.fit(scales, read.best_penalty(scales))
+    known: dict[str, Sequence[float]] = {kind: (scale,) for kind, scale in scales.items()}
+    used, penalty = read.settled({**known, **_WHETHER_USED})
+    weights, bias_L = read.fit(used, penalty)
     with torch.no_grad():
         classifier.wide.weight.copy_(weights.get(COUNTS, classifier.wide.weight))
         classifier.head.weight.zero_()
@@ -170,22 +170,24 @@ class _Features:
         kinds = {kind: found_NF[::step] for kind, found_NF in self.kinds.items()}
         return replace(self, kinds=kinds, labels_N=self.labels_N[::step])
 
-    def best_scales(self) -> dict[str, float]:
-        """What each kind should be multiplied by, without those that tell nothing."""
-        scales = {kind: _SCALES.get(kind, (1.0,))[0] for kind in self.kinds}
-        wrong = lru_cache(lambda tried: self._wrong(dict(tried), _PENALTY))
-        # What a kind tells beside the others shows again once they are settled.
-        for kind in (*_SCALES, *_SCALES):
-            if kind in scales:
-                tried = [{**scales, kind: choice} for choice in _SCALES[kind]]
-                scales = min(tried, key=lambda scales: wrong(tuple(scales.items())))
-        return {kind: scale for kind, scale in scales.items() if scale}
+    def settled(self, choices: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], float]:
+        """What each kind should be multiplied by, without those that tell nothing, and the penalty
+        of a fit; of kinds without choices, all is made of them that can be."""
+        scales = {kind: choices.get(kind, (1.0,))[0] for kind in self.kinds}
+        some = self._each(-(-len(self.labels_N) // _SETTLED_BY))
 
-    def best_penalty(self, scales: Mapping[str, float]) -> float:
-        files = len(self.labels_N)
-        some = self._each(-(-files // _SETTLED_BY))
-        best = min(_PENALTIES, key=lambda penalty: some._wrong(scales, penalty))
-        return best * len(some.labels_N) / files
+        def wrong(scales: dict[str, float]) -> tuple[float, float]:
+            return min((some._wrong(scales, penalty), penalty) for penalty in _PENALTIES)
+
+        least, penalty = wrong(scales)
+        for kind, others in choices.items():
+            for other in others[1:] if kind in scales else ():
+                tried = {**scales, kind: other}
+                found, by = wrong(tried)
+                if found < least:
+                    scales, least, penalty = tried, found, by
+        chosen = {kind: scale for kind, scale in scales.items() if scale}
+        return chosen, penalty * len(some.labels_N) / len(self.labels_N)
 
     def _wrong(self, scales: Mapping[str, float], penalty: float) -> float:
         """The loss on every fourth file of a fit to the others; nats."""

@@ -12,6 +12,8 @@ from bytemodel.classifier import counted
 from bytemodel.classify import evaluate_files
 from bytemodel.labelled import BATCH, LabelledSource
 from bytemodel.linear import (
+    _WHETHER_READ,
+    _WHETHER_USED,
     CLOSE,
     COUNTS,
     IN_PARTS,
@@ -35,7 +37,8 @@ def test_what_is_fitted_is_the_best_for_what_it_reads(
     monkeypatch.setattr("bytemodel.linear._LOOKED_AT", 7)
     monkeypatch.setattr("bytemodel.linear._PENALTIES", (0.02,))
     scales = {IN_PARTS: (1.0,), COUNTS: (8.0,), CLOSE: (1.0,)}
-    monkeypatch.setattr("bytemodel.linear._SCALES", scales)
+    monkeypatch.setattr("bytemodel.linear._WHETHER_READ", scales)
+    monkeypatch.setattr("bytemodel.linear._WHETHER_USED", {})
     source = LabelledSource(folder, SMALLEST, seed=0)
     told: list[tuple[int, int]] = []
     start = random_model("local")
@@ -75,7 +78,7 @@ def test_what_is_fitted_is_the_best_for_what_it_reads(
 def test_counts_alone_tell_all_where_nothing_else_is_asked_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bytemodel.linear._SCALES", {COUNTS: (16.0,)})
+    monkeypatch.setattr("bytemodel.linear._WHETHER_READ", {COUNTS: (16.0,)})
     source = LabelledSource(folder, SMALLEST, seed=0)
     classifier = fitted(None, source, seed=4, kinds=[COUNTS])
     assert classifier.head.weight.count_nonzero() == 0
@@ -103,7 +106,7 @@ def test_what_tells_is_read_and_what_does_not_is_left_out(telling: str) -> None:
     else:
         features[telling][:, 0] += 4 * labels
     read = _Features({**features, COUNTS: F.normalize(runs)}, labels, 2)
-    scales = read.best_scales()
+    scales, _ = read.settled({**_WHETHER_READ, **_WHETHER_USED})
     assert set(scales) == {WHOLE, telling}
     assert scales[telling] == (64 if telling == COUNTS else 1)
 
@@ -116,8 +119,7 @@ def test_the_more_there_is_to_fit_to_the_smaller_the_penalty(
     features = torch.randn(3200, 50, generator=generator)
     labels = (features[:, 0] > 0).long()
     few, many = (
-        _Features({WHOLE: features[::step]}, labels[::step], 2).best_penalty({WHOLE: 1.0})
-        for step in (8, 1)
+        _Features({WHOLE: features[::step]}, labels[::step], 2).settled({})[1] for step in (8, 1)
     )
     assert few == pytest.approx(8 * many)
 
@@ -126,8 +128,9 @@ def test_the_more_there_is_to_fit_to_the_smaller_the_penalty(
 def test_nothing_is_read_closely_where_that_tells_nothing(
     closely: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scales = {IN_PARTS: (0.0,), COUNTS: (0.0,), CLOSE: (float(closely),)}
-    monkeypatch.setattr("bytemodel.linear._SCALES", scales)
+    scales = {COUNTS: (0.0,), CLOSE: (float(closely),)}
+    monkeypatch.setattr("bytemodel.linear._WHETHER_READ", scales)
+    monkeypatch.setattr("bytemodel.linear._WHETHER_USED", {IN_PARTS: (0.0,)})
     classifier = fitted(random_model("local"), LabelledSource(folder, SMALLEST, seed=0), seed=4)
     assert classifier.closely == closely
     read = {k for k, v in _columns(SMALLEST).items() if classifier.head.weight[:, v].any()}
@@ -143,7 +146,7 @@ def test_what_costs_more_is_fitted_to_fewer_files(
     monkeypatch.setattr("bytemodel.linear._LOOKED_AT", 5)
     monkeypatch.setattr("bytemodel.linear._MOST_READ", int(19.5 * source.mean_patches))
     monkeypatch.setattr("bytemodel.linear._BYTE_LEVEL", 19.5 / 7.5 - 1)
-    monkeypatch.setattr("bytemodel.linear._SCALES", {CLOSE: (1.0,)})
+    monkeypatch.setattr("bytemodel.linear._WHETHER_READ", {CLOSE: (1.0,)})
     told: list[tuple[int, int]] = []
 
     def tell(done: int, total: int) -> None:
@@ -159,7 +162,7 @@ def test_runs_are_counted_unless_there_are_many_files(
 ) -> None:
     source = LabelledSource(folder, SMALLEST, seed=0)
     monkeypatch.setattr("bytemodel.linear._MOST_COUNTED", len(source.training) - many)
-    monkeypatch.setattr("bytemodel.linear._SCALES", {COUNTS: (16.0,)})
+    monkeypatch.setattr("bytemodel.linear._WHETHER_READ", {COUNTS: (16.0,)})
     classifier = fitted(random_model("local"), source, seed=4, kinds=[WHOLE, COUNTS])
     assert bool(classifier.wide.weight.any()) != many
     assert classifier.head.weight.any()
