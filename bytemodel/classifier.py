@@ -74,9 +74,8 @@ class Classifier(nn.Module):
         nn.init.normal_(self.detectors.bias, mean=-1.0)
         self.head = nn.Linear((3 + PARTS) * config.patch_width + 2 * DETECTORS, len(self.labels))
         # Fitted, never trained: rates that suit all else would make noise of it.
-        self.wide = nn.Linear(len(RUNS) * BUCKETS, len(self.labels), bias=False).requires_grad_(
-            False
-        )
+        self.wide = nn.Linear(len(RUNS) * BUCKETS, len(self.labels), bias=False)
+        self.wide.requires_grad_(False)
         nn.init.zeros_(self.wide.weight)
 
     @classmethod

@@ -48,7 +48,8 @@ the more they say: much where they tell, nothing where they only add noise."""
 _PENALTIES = 0.03, 0.01, 0.003
 """On half the squares of the weights, for features of unit deviation."""
 _SETTLED_BY = 8192
-"""Files by which at most something is settled. The more there are to fit, the less penalty."""
+"""Files by which anything is settled, at most. The best penalty falls as the number of files that
+are fitted grows."""
 
 
 def fitted(
@@ -172,7 +173,7 @@ class _Features:
 
     def settled(self, choices: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], float]:
         """What each kind should be multiplied by, without those that tell nothing, and the penalty
-        of a fit; of kinds without choices, all is made of them that can be."""
+        of a fit. Kinds without choices count as they are."""
         scales = {kind: choices.get(kind, (1.0,))[0] for kind in self.kinds}
         some = self._each(-(-len(self.labels_N) // _SETTLED_BY))
 
