@@ -485,7 +485,8 @@ def _train(
             run / "model.pt",
             model,
             info={**final, "seconds": round(final["seconds"]), "evaluation": evaluation},
-            dtype=torch.bfloat16,
+            # A head that is fitted tells small differences apart, which rounding would blur.
+            dtype=torch.bfloat16 if isinstance(model, ByteModel) else None,
             force=True,
         )
     if ranks.leads:

@@ -639,6 +639,13 @@ def test_training_begins_with_what_is_fitted_and_leaves_the_counts_to_it(
     assert not torch.equal(weights["head.weight"], before["head.weight"])
 
 
+def test_a_classifier_is_kept_as_exactly_as_it_was_judged(straight: Path) -> None:
+    kept = checkpoint.load_classifier(straight).model.state_dict()
+    last = checkpoint.load_any(straight / "checkpoints" / "step-00000040.pt").model.state_dict()
+    for name, tensor in last.items():
+        assert torch.equal(tensor, kept[name]), name
+
+
 def test_training_the_head_alone_leaves_the_rest_as_it_was(folder: Path, tmp_path: Path) -> None:
     learn(tmp_path / "run", folder, head_only=True)
     steps = checkpoint.load_any(tmp_path / "run" / "checkpoints" / "step-00000040.pt")
