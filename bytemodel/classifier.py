@@ -58,8 +58,6 @@ class Classifier(nn.Module):
     """Files in, a logit a label out. `config` is that of the byte model it began as. `closely`:
     whether any patches are read by the byte level; where that tells nothing, it need not be."""
 
-    closely: bool
-
     def __init__(self, config: ModelConfig, labels: Sequence[str]) -> None:
         super().__init__()
         self.config = config

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -166,6 +167,10 @@ class _Features:
         both = {kind: torch.cat([found, more.kinds[kind]]) for kind, found in self.kinds.items()}
         return replace(self, kinds=both, labels_N=torch.cat([self.labels_N, more.labels_N]))
 
+    @cached_property
+    def _units(self) -> dict[str, tuple[Tensor, Tensor]]:
+        return {kind: _unit(kind, found_NF) for kind, found_NF in self.kinds.items()}
+
     def _each(self, step: int) -> _Features:
         """Of each so manyth file."""
         kinds = {kind: found_NF[::step] for kind, found_NF in self.kinds.items()}
@@ -212,7 +217,7 @@ class _Features:
         these files best, or of all."""
         learned_N = torch.ones_like(self.labels_N).bool() if learned_N is None else learned_N
         scales = {kind: scale for kind, scale in scales.items() if scale}
-        units = {kind: _unit(kind, self.kinds[kind]) for kind in scales}
+        units = self._units
         free = {
             kind: torch.zeros(self.labels, found.shape[1], device=found.device, requires_grad=True)
             for kind, found in self.of(scales).kinds.items()
