@@ -177,7 +177,10 @@ def load_any(
     for name, shape in expected.items():
         tensor = weights.get(name)
         if not is_whole(tensor):
-            raise CheckpointError(f"{path}: the tensor {name!r} is missing; it was cut or altered")
+            raise CheckpointError(
+                f"{path}: the tensor {name!r} is missing; it was altered, or"
+                " written by an older version; train or download it again"
+            )
         if tensor.shape != shape:
             raise CheckpointError(
                 f"{path}: the tensor {name!r} has shape {tuple(tensor.shape)} where its"

@@ -250,7 +250,10 @@ class _Features:
 def _unit(kind: str, found_NF: Tensor) -> tuple[Tensor, Tensor]:
     """What to take for the zero and for the unit of features of a kind, each (F,)."""
     if kind == COUNTS:
-        return torch.zeros_like(found_NF[0]), torch.ones_like(found_NF[0])
+        # What few files hold tells more (Spärck Jones 1972); smoothed as if one more held all.
+        holding_F = (found_NF > 0).sum(0)
+        rarity_F = ((1 + len(found_NF)) / (1 + holding_F)).log() + 1
+        return torch.zeros_like(rarity_F), 1 / rarity_F
     deviation_F = found_NF.std(0, correction=0)
     # What hardly ever varies is not made much of.
     return found_NF.mean(0), deviation_F + 1e-3 * found_NF.std(correction=0).clamp(min=1e-9)

@@ -1,8 +1,9 @@
 """The training loop: evaluate, save, step, log, once each.
 
 A run folder holds `config.json` (everything resolved), `metrics.jsonl`, `training.png`,
-`checkpoints/` and, at the end, `model.pt` (weights alone, bfloat16): the last ones, or, if the
-configuration says so, those that were evaluated best, which are `checkpoints/best.pt` in full.
+`checkpoints/` and, at the end, `model.pt` (weights alone, as exact as the task needs): the last
+ones, or, if the configuration says so, those that were evaluated best, which are
+`checkpoints/best.pt` in full.
 
 Started by `torchrun`, several processes train one model (`bytemodel.distributed`): each takes its
 share of the very batches that one alone would take.
@@ -143,6 +144,7 @@ class Task:
     values for `config.json`. `many_shapes`: whether batches have more than a few shapes, each of
     which would be compiled for a minute or more. Then blocks are compiled by themselves, once for
     all layers: a third of the time for the first shape, less for others, and steps are no slower.
+    `dtype`: of the weights in `model.pt`.
     """
 
     build: Callable[[ModelConfig], Trainable]
@@ -152,6 +154,7 @@ class Task:
     plot: Callable[[Path], None]
     about: dict[str, Any]
     many_shapes: bool = False
+    dtype: Dtype = torch.bfloat16
 
 
 def pick_device(name: str) -> torch.device:
@@ -485,8 +488,7 @@ def _train(
             run / "model.pt",
             model,
             info={**final, "seconds": round(final["seconds"]), "evaluation": evaluation},
-            # A head that is fitted tells small differences apart, which rounding would blur.
-            dtype=torch.bfloat16 if isinstance(model, ByteModel) else None,
+            dtype=task.dtype,
             force=True,
         )
     if ranks.leads:

@@ -64,10 +64,12 @@ def test_what_is_fitted_is_the_best_for_what_it_reads(
         deviation[columns] += 1e-3 * pooled[:, columns].std(correction=0)
     read = classifier.head.weight * classifier.head.in_features**-0.5
     weight = (read * deviation).detach().requires_grad_()
-    wide = (classifier.wide.weight / 8).detach().requires_grad_()
+    # What few files hold counts for more.
+    rarity = ((1 + len(counts)) / (1 + (counts > 0).sum(0))).log() + 1
+    wide = (classifier.wide.weight / (8 * rarity)).detach().requires_grad_()
     bias = (classifier.head.bias + read @ pooled.mean(0)).detach().requires_grad_()
     logits = F.linear((pooled - pooled.mean(0)) / deviation, weight, bias)
-    logits = logits + F.linear(counts * 8, wide)
+    logits = logits + F.linear(counts * 8 * rarity, wide)
     squares = weight.square().sum() + wide.square().sum()
     (F.cross_entropy(logits, labels) + 0.02 / 2 * squares).backward()
     for slope in (weight.grad, wide.grad, bias.grad):
