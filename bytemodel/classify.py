@@ -25,7 +25,7 @@ from cpusim.files import atomic_write, printable_name, read_bytes
 
 _SCHEDULE = {"warmup_steps": 20, "evaluate_every": 200}
 _RATES = {"other_lr": 3e-4}
-"""To go on from a head that is fitted; a higher one loses more at first than is learned for long."""
+"""To go on from a head that is fitted; a higher one loses at first what takes long to learn."""
 
 
 def classification(
