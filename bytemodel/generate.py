@@ -215,8 +215,10 @@ class Session:
         matches = None if self._matcher is None else self._matcher.look_up(tokens_BT)[:, read:]
         # The first position is no byte's.
         unread_BT = tokens_BT[:, max(read - 1, 0) :]
+        counts = decoder.counts(self._conditions, tokens_BT)
+        counts = None if counts is None else counts[:, read:]
         features = self._conditions.features_NC
-        logits: Tensor = decoder(features, unread_BT, contexts, caches, matches)
+        logits: Tensor = decoder(features, unread_BT, contexts, caches, matches, counts)
         return logits
 
     def keep(self, rows: Tensor) -> None:

@@ -13,11 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bytemodel.patches import PAD
+
 EXPLICIT_ATTENTION_KEYS = 512
 """Up to here matmul-softmax-matmul beats the fused kernel, whose CPU backward is slow
 on short rows."""
 _EXPLICIT_KEYS_FORWARD = 64
 """The same where a whole sequence is read without gradients: forward the fused kernel is quick."""
+_GENTLY = 0.2
+"""What the logits of gates are multiplied by."""
+_FASTEST, _SLOWEST = 1.5, 300.0
+"""Radians that one more turns a head's fastest pair by, and how many times less its slowest."""
 
 
 class KeyValueCache:
@@ -273,34 +279,40 @@ class Retrieval(nn.Module):
 
 class Recalled(NamedTuple):
     """What `Recall` may look up: keys and values of the bytes of B sequences, (B, H, L, D), and of
-    each of N predicted patches the sequence, int64 (N,), and how many bytes stand before it, int64
-    (N,). `per_row`: how many patches each sequence has, if that is known to be the same and they
-    are in order."""
+    each of N predicted patches the sequence, int64 (N,), how many bytes stand before it, int64
+    (N,), and what each head has counted in these, (N, H). `per_row`: how many patches each sequence
+    has, if that is known to be the same and they are in order."""
 
     keys_BHLD: Tensor
     values_BHLD: Tensor
     rows_N: Tensor
     known_N: Tensor
+    counts_NH: Tensor
     per_row: int | None = None
 
     def at(self, index: Tensor, per_row: int | None = None) -> Recalled:
         """Of some of the patches."""
         return self._replace(
-            rows_N=self.rows_N[index], known_N=self.known_N[index], per_row=per_row
+            rows_N=self.rows_N[index],
+            known_N=self.known_N[index],
+            counts_NH=self.counts_NH[index],
+            per_row=per_row,
         )
 
 
 class RecallCache(KeyValueCache):
-    """Keys and values of the bytes read, and the last few bytes."""
+    """Keys and values of the bytes read, the last few bytes, and, of the last patch read, its
+    features and what had been counted behind it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.last_BT: Tensor | None = None
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def select(self, rows: Tensor) -> None:
         super().select(rows)
-        if self.last_BT is not None:
-            self.last_BT = self.last_BT[rows]
+        if self.last is not None:
+            bytes_BT, features_BC, counts_BH = (tensor[rows] for tensor in self.last)
+            self.last = bytes_BT, features_BC, counts_BH
 
 
 class Recall(nn.Module):
@@ -308,14 +320,19 @@ class Recall(nn.Module):
 
     `Retrieval` finds whole patches; but what a converted file needs next of its source, say, stands
     at any place of a patch. A byte is found by itself and the three before it, which are a key
-    that any place gives alike (as n-grams in Pagnoni et al. 2024, arXiv 2412.09871), and by
-    what the patch level knows of its patch.
+    that any place gives alike (as n-grams in Pagnoni et al. 2024, arXiv 2412.09871), by what the
+    patch level knows of its patch, and by what has been counted up to it since its file began: each
+    head learns how much each byte counts, so that notes, say, or time, are found by how many there
+    were, whatever bytes spell them (contextual positions: Golovneva et al. 2024, arXiv 2405.18719).
+    What is counted turns keys and queries, as rotary positions do.
     """
 
     heads = 4
     head_width = 32
     before = 3
     """How many bytes in front of each are part of its key."""
+    turned = 16
+    """How much of a head's width is turned by what is counted."""
 
     def __init__(self, width: int, patch_width: int, *, dropout: float) -> None:
         super().__init__()
@@ -323,6 +340,11 @@ class Recall(nn.Module):
         self.mix = nn.Linear((1 + self.before) * width, width, bias=False)
         self.key_value = nn.Linear(2 * width, 2 * inner, bias=False)
         self.patch_key = nn.Linear(patch_width, inner, bias=False)
+        self.gate = nn.Linear(2 * width, self.heads)
+        self.patch_gate = nn.Linear(patch_width, self.heads, bias=False)
+        # Added before turning, so that counts alone can tell what is near.
+        self.key_place_HR = nn.Parameter(torch.ones(self.heads, self.turned))
+        self.query_place_HR = nn.Parameter(torch.ones(self.heads, self.turned))
         self.norm = norm(width, modern=True)
         self.query = nn.Linear(width, inner, bias=False)
         self.scale_H = nn.Parameter(torch.ones(self.heads))
@@ -335,48 +357,127 @@ class Recall(nn.Module):
     def _normalise(self, x_BHTD: Tensor) -> Tensor:
         return F.rms_norm(x_BHTD, (self.head_width,))
 
-    def keys_and_values(
-        self, text_BL: Tensor, features_BPC: Tensor, size: int, table_VE: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values, (B, H, P * S, D), of the bytes of patches of that `size`.
-
-        `text_BL`: those bytes and, if any stand there, up to `before` in front of the first.
-        `table_VE`: what each byte is embedded as.
-        """
-        count = features_BPC.shape[1] * size
-        tokens_BL = text_BL[:, -count:]
-        missing = count + self.before - text_BL.shape[1]
-        nothing, width = table_VE.shape
-        runs_BLK = F.pad(text_BL, (missing, 0), value=nothing).unfold(1, 1 + self.before, 1)
+    def _mixed(self, text_BL: Tensor, table_VE: Tensor) -> Tensor:
+        """What each byte and those before it make together, (B, L - before, E), of all bytes but
+        the first `before`, which may be V: nothing stands there."""
+        runs_BLK = text_BL.unfold(1, 1 + self.before, 1)
         # What maps do to embedded bytes is worked out once for each of the 257, not for each place.
         padded = F.pad(table_VE, (0, 0, 0, 1))
         maps = self.mix.weight.chunk(1 + self.before, 1)
         mixes = torch.cat([F.linear(padded, weight) for weight in maps]).float()
-        first_K = torch.arange(1 + self.before, device=tokens_BL.device) * (nothing + 1)
+        first_K = torch.arange(1 + self.before, device=text_BL.device) * len(padded)
         rows = (runs_BLK + first_K).flatten(0, 1)
-        mixed = F.embedding_bag(rows, mixes, mode="sum").view(*tokens_BL.shape, -1)
-        of_byte, of_run = self.key_value.weight.tensor_split([width], 1)
-        own = F.embedding(tokens_BL, F.linear(table_VE, of_byte).float())
-        keys, values = (own + F.linear(mixed.relu().square(), of_run)).chunk(2, -1)
-        keys = keys + self.patch_key(features_BPC).repeat_interleave(size, 1)
-        return self._normalise(self._split(keys)), self._split(values)
+        mixed = F.embedding_bag(rows, mixes, mode="sum").view(*runs_BLK.shape[:2], -1)
+        return mixed.relu().square()
 
-    def forward(self, x_NTC: Tensor, recalled: Recalled) -> Tensor:
-        """What is added to `x_NTC`, (N, T, C), states of bytes of N patches."""
-        queries = self._normalise(self._split(self.query(self.norm(x_NTC))))
-        queries = queries * self.scale_H.to(queries.dtype)[:, None, None]
+    def _of_both(
+        self, weight: Tensor, tokens_BL: Tensor, mixed_BLE: Tensor, table_VE: Tensor
+    ) -> Tensor:
+        """A linear map of each embedded byte beside what it makes with those before it."""
+        of_byte, of_run = weight.tensor_split([table_VE.shape[1]], 1)
+        own = F.embedding(tokens_BL, F.linear(table_VE, of_byte).float())
+        return own + F.linear(mixed_BLE, of_run)
+
+    def _gates(
+        self, tokens_BL: Tensor, mixed_BLE: Tensor, before_BLC: Tensor, table_VE: Tensor
+    ) -> Tensor:
+        """How much each byte counts, (B, L, H). `before_BLC`: features of the patch before its."""
+        logits = self._of_both(self.gate.weight, tokens_BL, mixed_BLE, table_VE)
+        logits = logits + self.patch_gate(before_BLC)
+        # Muon's steps are as long whatever the gradient: what counts would be settled before
+        # anything is known.
+        gates = F.softplus(_GENTLY * logits.float() + self.gate.bias)
+        return gates * (tokens_BL != PAD)[..., None]
+
+    def _turn(self, x_BHTD: Tensor, place_HR: Tensor, counts_BTH: Tensor) -> Tensor:
+        steps = torch.arange(self.turned // 2, device=x_BHTD.device) / (self.turned // 2 - 1)
+        angles = counts_BTH.transpose(1, 2)[..., None] * (_FASTEST * _SLOWEST**-steps)
+        turned, rest = x_BHTD.tensor_split([self.turned], -1)
+        placed = turned + place_HR[:, None]
+        return torch.cat((rotate(placed, (angles.cos(), angles.sin())), rest), -1)
+
+    def read(
+        self,
+        patches_BPS: Tensor,
+        features_BPC: Tensor,
+        table_VE: Tensor,
+        cache: RecallCache | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What may be looked up in patches: keys and values of their bytes, (B, H, L, D), behind
+        those that the cache holds, and what is counted behind each patch, (B, P, H).
+
+        `table_VE`: what each byte is embedded as.
+        """
+        batch, _, size = patches_BPS.shape
+        tokens_BL = patches_BPS.flatten(1)
+        if cache is None or cache.last is None:
+            # Nothing stands before the first.
+            last_BT = tokens_BL.new_full((batch, self.before), len(table_VE))
+            before_BC = torch.zeros_like(features_BPC[:, 0])
+            start_BH = features_BPC.new_zeros(batch, self.heads, dtype=torch.float32)
+        else:
+            last_BT, before_BC, start_BH = cache.last
+        text_BL = torch.cat((last_BT, tokens_BL), 1)
+        mixed = self._mixed(text_BL, table_VE)
+        keys, values = self._of_both(self.key_value.weight, tokens_BL, mixed, table_VE).chunk(2, -1)
+        keys = keys + self.patch_key(features_BPC).repeat_interleave(size, 1)
+
+        before_BPC = torch.cat((before_BC[:, None], features_BPC[:, :-1]), 1)
+        gates = self._gates(tokens_BL, mixed, before_BPC.repeat_interleave(size, 1), table_VE)
+        counts_BLH = start_BH[:, None] + gates.cumsum(1)
+        # Padding ends a file or its name; what comes is counted anew.
+        ended = counts_BLH.where((tokens_BL == PAD)[..., None], 0.0).cummax(1).values
+        counts_BLH = counts_BLH - ended
+        keys = self._turn(self._normalise(self._split(keys)), self.key_place_HR, counts_BLH)
+        values = self._split(values)
+        if cache is not None:
+            cache.last = text_BL[:, -self.before :], features_BPC[:, -1], counts_BLH[:, -1]
+            keys, values = cache.append(keys, values)
+        return keys, values, counts_BLH[:, size - 1 :: size]
+
+    def counts(
+        self,
+        bytes_NT: Tensor,
+        previous_NS: Tensor,
+        features_NC: Tensor,
+        counts_NH: Tensor,
+        table_VE: Tensor,
+    ) -> Tensor:
+        """What has been counted before each of the bytes that follow `bytes_NT` one by one in N
+        patches, (N, T + 1, H).
+
+        `previous_NS`, `features_NC`: the patches before these and their features. `counts_NH`: what
+        had been counted behind those.
+        """
+        if bytes_NT.shape[1] == 0:
+            return counts_NH[:, None]
+        last_NT = previous_NS[:, -self.before :]
+        last_NT = F.pad(last_NT, (self.before - last_NT.shape[1], 0), value=len(table_VE))
+        mixed = self._mixed(torch.cat((last_NT, bytes_NT), 1), table_VE)
+        gates = self._gates(bytes_NT, mixed, features_NC[:, None], table_VE)
+        return counts_NH[:, None] + F.pad(gates.cumsum(1), (0, 0, 1, 0))
+
+    def forward(self, x_NTC: Tensor, recalled: Recalled, counts_NTH: Tensor) -> Tensor:
+        """What is added to `x_NTC`, (N, T, C), states of bytes of N patches; `counts_NTH`: what has
+        been counted before each."""
+        asked_NTI = self.query(self.norm(x_NTC))
+        queries = self._normalise(self._split(asked_NTI))
+        queries = self._turn(queries, self.query_place_HR, counts_NTH)
+        queries = (queries * self.scale_H[:, None, None]).to(asked_NTI.dtype)
         found = self._found(queries, recalled)
         return cast(Tensor, self.dropout(self.out(found.transpose(1, 2).flatten(2))))
 
     def _found(self, queries_NHTD: Tensor, recalled: Recalled) -> Tensor:
-        keys, values, rows_N, known_N, per_row = recalled
+        keys, values, rows_N, known_N, _, per_row = recalled
         if per_row is None and len(keys) == 1:
             per_row = len(rows_N)
         if per_row is None:
             found = torch.empty_like(queries_NHTD)
             for row in sorted(set(rows_N.tolist())):
                 chosen = (rows_N == row).nonzero()[:, 0]
-                of_row = Recalled(keys[row, None], values[row, None], rows_N, known_N).at(chosen)
+                of_row = recalled.at(chosen)._replace(
+                    keys_BHLD=keys[row, None], values_BHLD=values[row, None]
+                )
                 found[chosen] = self._found(queries_NHTD[chosen], of_row).to(found.dtype)
             return found
         batch, (_, heads, times, width) = len(keys), queries_NHTD.shape

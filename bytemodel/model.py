@@ -151,6 +151,21 @@ class ByteDecoder(nn.Module):
         layers = [cast(Block, block).attention.context(embedded) for block in self.blocks]
         return Contexts([*layers], conditions.recalled)
 
+    def counts(self, conditions: Conditions, bytes_NT: Tensor) -> Tensor | None:
+        """What `Recall` has counted before each of the T+1 positions of patches that begin with
+        these bytes, (N, T+1, H); None of a byte level without it."""
+        if self.recall is None:
+            return None
+        assert conditions.recalled is not None
+        found: Tensor = self.recall.counts(
+            bytes_NT,
+            conditions.previous_NS,
+            conditions.features_NC,
+            conditions.recalled.counts_NH,
+            self.embedding.weight,
+        )
+        return found
+
     def forward(
         self,
         features_NC: Tensor,
@@ -158,12 +173,15 @@ class ByteDecoder(nn.Module):
         contexts: Contexts,
         caches: list[KeyValueCache] | None = None,
         matches_NTK: Tensor | None = None,
+        counts_NTH: Tensor | None = None,
     ) -> Tensor:
         """Logits (N, T', V) for the positions that follow what `caches` hold.
 
         The parameters are those of `states`, which they are made of.
         """
-        return self.logits(self.states(features_NC, bytes_NT, contexts, caches, matches_NTK))
+        return self.logits(
+            self.states(features_NC, bytes_NT, contexts, caches, matches_NTK, counts_NTH)
+        )
 
     def logits(self, states_NTC: Tensor) -> Tensor:
         """What is read from `states`: logits (N, T', V)."""
@@ -176,13 +194,14 @@ class ByteDecoder(nn.Module):
         contexts: Contexts,
         caches: list[KeyValueCache] | None = None,
         matches_NTK: Tensor | None = None,
+        counts_NTH: Tensor | None = None,
     ) -> Tensor:
         """What logits are read from, (N, T', C), for the positions that follow what `caches` hold.
 
         `features_NC`: patch-level output of the patch before. `bytes_NT`: the bytes already
         known and not yet in the caches; a first call gives T+1 states, since the features
-        alone predict byte 0, a call that continues gives T. `matches_NTK`: for as many positions
-        what the lookups say, if the model has them.
+        alone predict byte 0, a call that continues gives T. For as many positions, of a model that
+        has them, `matches_NTK`: what the lookups say, and `counts_NTH`: what `counts` gives.
         """
         start = caches[0].length if caches else 0
         embedded_NTC = self.embedding(bytes_NT)
@@ -209,7 +228,8 @@ class ByteDecoder(nn.Module):
             )
             if layer == self.recalls_after and self.recall is not None:
                 assert contexts.recalled is not None
-                x_NTC = x_NTC + self.recall(x_NTC, contexts.recalled)
+                assert counts_NTH is not None
+                x_NTC = x_NTC + self.recall(x_NTC, contexts.recalled, counts_NTH)
         return cast(Tensor, self.norm(x_NTC))
 
 
@@ -255,6 +275,8 @@ class ByteModel(nn.Module):
             return
         if self.byte_decoder.recall is not None:
             nn.init.zeros_(self.byte_decoder.recall.out.weight)
+            # So that at first hardly anything is counted.
+            nn.init.constant_(self.byte_decoder.recall.gate.bias, -2.0)
         for block in (*self.patch_decoder.blocks, *self.byte_decoder.blocks):
             # Each block starts as the identity; the attention of the byte level is set below.
             nn.init.zeros_(cast(Block, block).attention.out.weight)
@@ -393,17 +415,12 @@ class ByteModel(nn.Module):
         decoder = self.byte_decoder
         assert decoder.recall is not None
         batch, count, size = patches_BPS.shape
-        text_BL = patches_BPS.flatten(1)
-        if cache is not None and cache.last_BT is not None:
-            text_BL = torch.cat((cache.last_BT, text_BL), 1)
-        keys, values = decoder.recall.keys_and_values(
-            text_BL, features_BPC, size, decoder.embedding.weight
+        keys, values, counts_BPH = decoder.recall.read(
+            patches_BPS, features_BPC, decoder.embedding.weight, cache
         )
-        if cache is not None:
-            keys, values = cache.append(keys, values)
-            cache.last_BT = text_BL[:, -decoder.recall.before :]
         places_N = torch.arange(batch * count, device=patches_BPS.device)
-        return Recalled(keys, values, places_N // count, (start + places_N % count + 1) * size)
+        known_N = (start + places_N % count + 1) * size
+        return Recalled(keys, values, places_N // count, known_N, counts_BPH.flatten(0, 1))
 
     def new_caches(self) -> list[KeyValueCache]:
         """Empty caches for `read`: one a patch layer, one for retrieval, one for recall."""
@@ -423,8 +440,9 @@ class ByteModel(nn.Module):
         """What those logits are read from, (N, S, E)."""
         contexts = self.byte_decoder.contexts(conditions)
         known_NT = patches_NS[:, :-1]
+        counts_NSH = self.byte_decoder.counts(conditions, known_NT)
         return self.byte_decoder.states(
-            conditions.features_NC, known_NT, contexts, None, matches_NSK
+            conditions.features_NC, known_NT, contexts, None, matches_NSK, counts_NSH
         )
 
 

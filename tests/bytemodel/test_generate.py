@@ -49,7 +49,8 @@ def plain_next(model: ByteModel, patches_PS: torch.Tensor, known: Sequence[int] 
         matches = model.matches(read, torch.tensor([len(patches_PS)]))
         if matches is not None:
             matches = matches[:, : len(said) + 1]
-        logits = model.byte_decoder(conditions.features_NC, so_far, contexts, None, matches)
+        counts = model.byte_decoder.counts(conditions, so_far)
+        logits = model.byte_decoder(conditions.features_NC, so_far, contexts, None, matches, counts)
         said.append(int(logits[0, -1].argmax()))
         if said[-1] == PAD:
             said += [PAD] * (model.config.patch_size - len(said))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytemodel.layers import Recall, Recalled
+from bytemodel.layers import Recall, RecallCache, Recalled
 from bytemodel.model import ByteModel
-from bytemodel.patches import VOCABULARY
+from bytemodel.patches import PAD, VOCABULARY
 from tests.bytemodel.models import SMALLEST, random_model
 
 WIDTH, PATCH_WIDTH, SIZE, PATCHES = 12, 8, 4, 5
@@ -31,93 +32,179 @@ TABLE = torch.randn(VOCABULARY, WIDTH, generator=torch.Generator().manual_seed(2
 
 
 def text(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bytes and patch features of some sequences."""
+    """Patches, some with padding, and their features."""
     torch.manual_seed(1)
-    tokens = torch.randint(0, VOCABULARY, (batch, PATCHES * SIZE))
-    return tokens, torch.randn(batch, PATCHES, PATCH_WIDTH)
+    patches = torch.randint(0, PAD, (batch, PATCHES, SIZE))
+    patches[0, 1, 2:] = PAD
+    return patches, torch.randn(batch, PATCHES, PATCH_WIDTH)
+
+
+def run_at(recall: Recall, tokens: list[int], place: int) -> torch.Tensor:
+    """What a byte is taken as: itself, and what it makes with those before it, (2 E,)."""
+    embedded = [
+        TABLE[tokens[back]] if back >= 0 else torch.zeros(WIDTH)
+        for back in range(place - recall.before, place + 1)
+    ]
+    return torch.cat((embedded[-1], F.relu(recall.mix(torch.cat(embedded))) ** 2))
+
+
+def counted(recall: Recall, tokens: list[int], features: torch.Tensor, head: int) -> list[float]:
+    """What a head has counted before each byte, and behind the last."""
+    found = [0.0]
+    for place, token in enumerate(tokens):
+        patch = place // SIZE
+        before = features[patch - 1] if patch else torch.zeros(PATCH_WIDTH)
+        run = run_at(recall, tokens, place)
+        logit = recall.gate.weight[head] @ run + recall.patch_gate.weight[head] @ before
+        gate = math.log1p(math.exp(0.2 * float(logit) + float(recall.gate.bias[head])))
+        found.append(0.0 if token == PAD else found[-1] + gate)
+    return found
+
+
+def turned(vector: torch.Tensor, places: torch.Tensor, count: float) -> torch.Tensor:
+    """A vector whose first 16 numbers, with `places` added, are eight turned pairs."""
+    made = vector.clone()
+    made[:16] += places
+    for pair in range(8):
+        angle = count * 1.5 * 300 ** (-pair / 7)
+        first, second = made[pair].item(), made[pair + 8].item()
+        made[pair] = first * math.cos(angle) - second * math.sin(angle)
+        made[pair + 8] = second * math.cos(angle) + first * math.sin(angle)
+    return made
 
 
 @torch.inference_mode()
 def plainly(
-    recall: Recall, states: torch.Tensor, tokens: torch.Tensor, features: torch.Tensor
+    recall: Recall, states: torch.Tensor, said: list[int], tokens: list[int], features: torch.Tensor
 ) -> torch.Tensor:
-    """What is added to one state (C,), of the bytes (L,) it may look up, one by one."""
-    embedded = TABLE[tokens]
+    """What is added to one state (C,) behind the bytes `said` of a patch, of the bytes before this
+    patch, one by one."""
     width, heads = recall.head_width, recall.heads
     query = recall.query(recall.norm(states)).view(heads, width)
     found = []
     for head in range(heads):
+        counts = counted(recall, tokens + said, features, head)
+        asked = query[head] / query[head].square().mean().sqrt()
+        asked = turned(asked, recall.query_place_HR[head], counts[-1])
         scores, values = [], []
-        for place in range(len(embedded)):
-            run = [
-                embedded[back] if back >= 0 else torch.zeros(WIDTH)
-                for back in range(place - recall.before, place + 1)
-            ]
-            mixed = F.relu(recall.mix(torch.cat(run))) ** 2
-            key, value = recall.key_value(torch.cat((embedded[place], mixed))).chunk(2)
+        for place in range(len(tokens)):
+            key, value = recall.key_value(run_at(recall, tokens, place)).chunk(2)
             key = (key + recall.patch_key(features[place // SIZE])).view(heads, width)[head]
-            norms = [v / v.square().mean().sqrt() for v in (query[head], key)]
-            scores.append(recall.scale_H[head] * (norms[0] @ norms[1]) / math.sqrt(width))
+            key = turned(
+                key / key.square().mean().sqrt(), recall.key_place_HR[head], counts[place + 1]
+            )
+            scores.append(recall.scale_H[head] * (asked @ key) / math.sqrt(width))
             values.append(value.view(heads, width)[head])
         found.append(torch.stack(scores).softmax(0) @ torch.stack(values))
     return recall.out(torch.cat(found))  # type: ignore[no-any-return]
 
 
+def recalled(
+    recall: Recall,
+    patches: torch.Tensor,
+    features: torch.Tensor,
+    rows: torch.Tensor,
+    known: torch.Tensor,
+) -> Recalled:
+    """What may be looked up behind the first `known` patches of each of these rows."""
+    keys, values, counts = recall.read(patches, features, TABLE)
+    return Recalled(keys, values, rows, known * SIZE, counts[rows, known - 1])
+
+
+def behind(
+    recall: Recall, patches: torch.Tensor, features: torch.Tensor, which: Recalled
+) -> torch.Tensor:
+    """What is counted before each byte of the patches behind these."""
+    rows, last = which.rows_N, which.known_N // SIZE - 1
+    return recall.counts(
+        patches[rows, last + 1, :-1],
+        patches[rows, last],
+        features[rows, last],
+        which.counts_NH,
+        TABLE,
+    )
+
+
 @torch.inference_mode()
 def test_a_state_gets_what_a_plain_computation_gives(recall: Recall) -> None:
-    tokens, features = text()
-    keys, values = recall.keys_and_values(tokens, features, SIZE, TABLE)
-    rows, known = torch.tensor([0, 0, 1]), torch.tensor([SIZE, 3 * SIZE, 2 * SIZE])
+    patches, features = text()
+    rows, known = torch.tensor([0, 0, 1]), torch.tensor([2, 4, 1])
     states = torch.randn(3, SIZE, WIDTH)
-    added = recall(states, Recalled(keys, values, rows, known))
+    which = recalled(recall, patches, features, rows, known)
+    added = recall(states, which, behind(recall, patches, features, which))
     for number, (row, count) in enumerate(zip(rows, known, strict=True)):
         for place in range(SIZE):
             expected = plainly(
-                recall, states[number, place], tokens[row, :count], features[row, : count // SIZE]
+                recall,
+                states[number, place],
+                patches[row, count, :place].tolist(),
+                patches[row, :count].flatten().tolist(),
+                features[row],
             )
             torch.testing.assert_close(added[number, place], expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
+def test_what_is_counted_in_a_patch_is_what_is_counted_when_it_is_read(recall: Recall) -> None:
+    patches, features = text()
+    rows, known = torch.tensor([0, 0, 1, 1]), torch.tensor([2, 3, 1, 4])
+    which = recalled(recall, patches, features, rows, known)
+    within = behind(recall, patches, features, which)
+    torch.testing.assert_close(within[:, 0], which.counts_NH)
+    for number, (row, count) in enumerate(zip(rows.tolist(), known.tolist(), strict=True)):
+        for head in range(recall.heads):
+            said = patches[row, : count + 1].flatten().tolist()
+            plain = counted(recall, said, features[row], head)
+            assert within[number, :, head].tolist() == pytest.approx(
+                plain[count * SIZE : -1], abs=1e-4
+            )
+
+
+@torch.inference_mode()
 def test_knowing_the_rows_changes_nothing(recall: Recall) -> None:
-    tokens, features = text(batch=3)
-    keys, values = recall.keys_and_values(tokens, features, SIZE, TABLE)
-    known = SIZE * torch.tensor([1, 2, 3, 3, 5, 4])
-    of_rows = Recalled(keys, values, torch.arange(3).repeat_interleave(2), known)
+    patches, features = text(batch=3)
+    rows, known = torch.arange(3).repeat_interleave(2), torch.tensor([1, 2, 3, 3, 4, 2])
+    of_rows = recalled(recall, patches, features, rows, known)
+    counts = behind(recall, patches, features, of_rows)
     states = torch.randn(6, SIZE, WIDTH)
-    told = recall(states, of_rows._replace(per_row=2))
-    torch.testing.assert_close(told, recall(states, of_rows), atol=1e-5, rtol=1e-5)
+    told = recall(states, of_rows._replace(per_row=2), counts)
+    torch.testing.assert_close(told, recall(states, of_rows, counts), atol=1e-5, rtol=1e-5)
     # In another order the rows are no longer known.
     order = torch.tensor([4, 0, 5, 2, 1, 3])
     torch.testing.assert_close(
-        recall(states[order], of_rows.at(order)), told[order], atol=1e-5, rtol=1e-5
+        recall(states[order], of_rows.at(order), counts[order]), told[order], atol=1e-5, rtol=1e-5
     )
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("cuts", [[1], [1, 2], [4], [1, 2, 3, 4]])
 def test_a_text_that_grows_has_the_keys_of_the_whole(recall: Recall, cuts: list[int]) -> None:
-    tokens, features = text()
-    whole = recall.keys_and_values(tokens, features, SIZE, TABLE)
-    parts = []
+    patches, features = text()
+    whole_keys, whole_values, whole_counts = recall.read(patches, features, TABLE)
+    cache, counts = RecallCache(), []
     for start, stop in zip([0, *cuts], [*cuts, PATCHES], strict=True):
-        text_of_part = tokens[:, max(0, start * SIZE - recall.before) : stop * SIZE]
-        parts.append(recall.keys_and_values(text_of_part, features[:, start:stop], SIZE, TABLE))
-    for place, tensor in enumerate(whole):
-        grown = torch.cat([part[place] for part in parts], 2)
-        torch.testing.assert_close(grown, tensor, atol=1e-5, rtol=1e-5)
+        keys, values, counted = recall.read(
+            patches[:, start:stop], features[:, start:stop], TABLE, cache
+        )
+        counts.append(counted)
+    close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
+    close(keys, whole_keys)
+    close(values, whole_values)
+    close(torch.cat(counts, 1), whole_counts)
 
 
 @settings(max_examples=25)
 @given(st.integers(3, 12), st.integers(0, 99))
 def test_equal_runs_of_bytes_have_equal_keys_wherever_they_stand(place: int, seed: int) -> None:
-    """In patches of which the patch level thinks alike."""
+    """In patches of which the patch level thinks alike, where nothing counts."""
     torch.manual_seed(seed)
     recall = Recall(WIDTH, PATCH_WIDTH, dropout=0.0).eval()
-    tokens, features = text(batch=1)
+    torch.nn.init.constant_(recall.gate.bias, -1000)
+    patches, features = text(batch=1)
+    tokens = patches.view(1, -1)
     tokens[:, -4:] = tokens[:, place - 3 : place + 1].clone()
     with torch.inference_mode():
-        keys, values = recall.keys_and_values(tokens, torch.zeros_like(features), SIZE, TABLE)
+        keys, values, _ = recall.read(patches, torch.zeros_like(features), TABLE)
     torch.testing.assert_close(keys[:, :, -1], keys[:, :, place])
     torch.testing.assert_close(values[:, :, -1], values[:, :, place])
 

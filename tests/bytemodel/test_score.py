@@ -41,7 +41,8 @@ def naive_bits(model: ByteModel, patches: torch.Tensor) -> list[float]:
         if matches is not None:
             matches = matches[:, : place + 1]
         said = patches[None, -1, :place]
-        logits = model.byte_decoder(conditions.features_NC, said, contexts, None, matches)
+        counts = model.byte_decoder.counts(conditions, said)
+        logits = model.byte_decoder(conditions.features_NC, said, contexts, None, matches, counts)
         probability = logits[0, -1].double().softmax(0)[patches[-1, place]]
         found.append(-math.log2(float(probability)))
     return found
