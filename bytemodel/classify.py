@@ -24,8 +24,8 @@ from cpusim.errors import UserError, nearest
 from cpusim.files import atomic_write, printable_name, read_bytes
 
 _SCHEDULE = {"warmup_steps": 20, "evaluate_every": 200}
-_RATES = {"other_lr": 3e-4}
-"""To go on from a head that is fitted; a higher one loses at first what takes long to learn."""
+_RATES = {"matrix_lr": 3e-4, "other_lr": 3e-4}
+"""To go on from a head that is fitted; at higher ones a long run fell apart."""
 
 
 def classification(
