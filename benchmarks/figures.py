@@ -348,8 +348,8 @@ def classification(results: list[dict[str, Any]]) -> str:
         " checkpoint, from random weights of the same shape, by the classifier's counts of runs of"
         f" bytes alone, and by a linear model; {results[0]['statement']}. A min + B: A for the"
         " first look, which fits a linear model to what the weights it begins with make of files"
-        " and to those counts, B to go on from there; B alone: by a classifier before, which looked"
-        " at nothing first.",
+        " and to those counts, B to go on from there, unless that did worse on validation, so that"
+        " the first look was kept; B alone: by a classifier before, which looked at nothing first.",
         "",
         "| files | test files | goal | begun from | accuracy | macro-F1 |",
         "|---|---|---|---|---|---|",
@@ -372,7 +372,10 @@ def classification(results: list[dict[str, Any]]) -> str:
 def learned(row: dict[str, Any]) -> str:
     """What a classifier was given to learn."""
     looked = row.get("first_look_seconds")
-    return budget(row) if looked is None else f"{looked / 60:.0f} min + {budget(row)}"
+    if looked is None:
+        return budget(row)
+    kept = ", first look kept" if row["kept_step"] == 0 else ""
+    return f"{looked / 60:.0f} min + {budget(row)}{kept}"
 
 
 def fine_tuning(results: list[dict[str, Any]]) -> str:

@@ -31,7 +31,20 @@ def test_classification_has_a_row_for_each_beginning() -> None:
     begun = {"start": "random weights", "steps": 9, "accuracy": 0.5, "macro_f1": 0.25, **WHERE}
     rows = [
         {**begun, "budget": {"minutes": 2.5}, "device": "cpu"},
-        {**begun, "budget": {"steps": 4000}, "device": "A GPU", "first_look_seconds": 590},
+        {
+            **begun,
+            "budget": {"steps": 4000},
+            "device": "A GPU",
+            "first_look_seconds": 590,
+            "kept_step": 400,
+        },
+        {
+            **begun,
+            "budget": {"steps": 9},
+            "device": "cpu",
+            "first_look_seconds": 60,
+            "kept_step": 0,
+        },
         {
             "start": "linear model",
             "features": "pixels",
@@ -50,8 +63,9 @@ def test_classification_has_a_row_for_each_beginning() -> None:
         lines[4] == "| image: kinds | 1,234 | 90 % | random weights, 2.5 minutes | 50 % | 0.2500 |"
     )
     assert "| random weights, 10 min + 4,000 steps on A GPU |" in lines[5]
-    assert lines[6] == "| image: kinds | 1,234 | 90 % | linear model, pixels | 87.5 % | 0.7500 |"
-    assert lines[7].startswith("| reuters: topics |")
+    assert "| random weights, 1 min + 9 steps, first look kept |" in lines[6]
+    assert lines[7] == "| image: kinds | 1,234 | 90 % | linear model, pixels | 87.5 % | 0.7500 |"
+    assert lines[8].startswith("| reuters: topics |")
     assert "by a linear model; all the same. A min + B: A for the first" in lines[0]
     assert lines[-1] == "Measured on A CPU, 2 cores, with AMX, commit abc."
 
