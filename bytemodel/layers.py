@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -280,14 +280,16 @@ class Retrieval(nn.Module):
 class Recalled(NamedTuple):
     """What `Recall` may look up: keys and values of the bytes of B sequences, (B, H, L, D), and of
     each of N predicted patches the sequence, int64 (N,), how many bytes stand before it, int64
-    (N,), and what each head has counted in these, (N, H). `per_row`: how many patches each sequence
-    has, if that is known to be the same and they are in order."""
+    (N,), and what each head has counted in these, (N, H). `mixes_RE`: of `Recall.mixes`, for what
+    is yet to be counted. `per_row`: how many patches each sequence has, if that is known to be the
+    same and they are in order."""
 
     keys_BHLD: Tensor
     values_BHLD: Tensor
     rows_N: Tensor
     known_N: Tensor
     counts_NH: Tensor
+    mixes_RE: Tensor
     per_row: int | None = None
 
     def at(self, index: Tensor, per_row: int | None = None) -> Recalled:
@@ -325,49 +327,65 @@ class Recall(nn.Module):
     head learns how much each byte counts, so that notes, say, or time, are found by how many there
     were, whatever bytes spell them (contextual positions: Golovneva et al. 2024, arXiv 2405.18719).
     What is counted turns keys and queries, as rotary positions do.
+
+    Heads look up one time after another. Those of a later time know what was found before, and some
+    of them look up not where their own count is but at the sum of that and the count where they
+    found something before, or at the difference: where a mark says that all before it is to be
+    played twice, the one who writes it out has counted as much more as stands in front of the mark.
     """
 
-    heads = 4
+    at_once = 4
+    """How many heads look up together. Each has its count, which is the same at all times."""
+    _shifts = (0, 0, -1, 1)
+    """How often each of these, from the second time on, adds to its count that of what it found."""
     head_width = 32
     before = 3
     """How many bytes in front of each are part of its key."""
     turned = 16
     """How much of a head's width is turned by what is counted."""
 
-    def __init__(self, width: int, patch_width: int, *, dropout: float) -> None:
+    def __init__(self, width: int, patch_width: int, *, times: int, dropout: float) -> None:
+        """`times`: how often is looked up."""
         super().__init__()
-        inner = self.heads * self.head_width
+        self.times = times
+        heads = times * self.at_once
+        inner = heads * self.head_width
         self.mix = nn.Linear((1 + self.before) * width, width, bias=False)
         self.key_value = nn.Linear(2 * width, 2 * inner, bias=False)
         self.patch_key = nn.Linear(patch_width, inner, bias=False)
-        self.gate = nn.Linear(2 * width, self.heads)
-        self.patch_gate = nn.Linear(patch_width, self.heads, bias=False)
+        self.gate = nn.Linear(2 * width, self.at_once)
+        self.patch_gate = nn.Linear(patch_width, self.at_once, bias=False)
         # Added before turning, so that counts alone can tell what is near.
-        self.key_place_HR = nn.Parameter(torch.ones(self.heads, self.turned))
-        self.query_place_HR = nn.Parameter(torch.ones(self.heads, self.turned))
-        self.norm = norm(width, modern=True)
-        self.query = nn.Linear(width, inner, bias=False)
-        self.scale_H = nn.Parameter(torch.ones(self.heads))
-        self.out = nn.Linear(inner, width, bias=False)
+        self.key_place_HR = nn.Parameter(torch.ones(heads, self.turned))
+        self.query_place_HR = nn.Parameter(torch.ones(heads, self.turned))
+        self.scale_H = nn.Parameter(torch.ones(heads))
+        asked = self.at_once * self.head_width
+        self.norms = nn.ModuleList(norm(width, modern=True) for _ in range(times))
+        self.queries = nn.ModuleList(nn.Linear(width, asked, bias=False) for _ in range(times))
+        self.outs = nn.ModuleList(nn.Linear(asked, width, bias=False) for _ in range(times))
         self.dropout = Dropout(dropout)
 
     def _split(self, x_BTC: Tensor) -> Tensor:
-        return x_BTC.view(*x_BTC.shape[:2], self.heads, self.head_width).transpose(1, 2)
+        return x_BTC.view(*x_BTC.shape[:2], -1, self.head_width).transpose(1, 2)
 
     def _normalise(self, x_BHTD: Tensor) -> Tensor:
         return F.rms_norm(x_BHTD, (self.head_width,))
 
-    def _mixed(self, text_BL: Tensor, table_VE: Tensor) -> Tensor:
+    def mixes(self, table_VE: Tensor) -> Tensor:
+        """What `mix` makes of each embedded byte in each place of a run, and of none, one place
+        after the other, (R, E): worked out once, not wherever the byte stands."""
+        padded = F.pad(table_VE, (0, 0, 0, 1))
+        maps = self.mix.weight.chunk(1 + self.before, 1)
+        return torch.cat([F.linear(padded, weight) for weight in maps]).float()
+
+    def _mixed(self, text_BL: Tensor, mixes_RE: Tensor) -> Tensor:
         """What each byte and those before it make together, (B, L - before, E), of all bytes but
         the first `before`, which may be V: nothing stands there."""
         runs_BLK = text_BL.unfold(1, 1 + self.before, 1)
-        # What maps do to embedded bytes is worked out once for each of the 257, not for each place.
-        padded = F.pad(table_VE, (0, 0, 0, 1))
-        maps = self.mix.weight.chunk(1 + self.before, 1)
-        mixes = torch.cat([F.linear(padded, weight) for weight in maps]).float()
-        first_K = torch.arange(1 + self.before, device=text_BL.device) * len(padded)
+        places = 1 + self.before
+        first_K = torch.arange(places, device=text_BL.device) * (len(mixes_RE) // places)
         rows = (runs_BLK + first_K).flatten(0, 1)
-        mixed = F.embedding_bag(rows, mixes, mode="sum").view(*runs_BLK.shape[:2], -1)
+        mixed = F.embedding_bag(rows, mixes_RE, mode="sum").view(*runs_BLK.shape[:2], -1)
         return mixed.relu().square()
 
     def _of_both(
@@ -389,24 +407,37 @@ class Recall(nn.Module):
         gates = F.softplus(_GENTLY * logits.float() + self.gate.bias)
         return gates * (tokens_BL != PAD)[..., None]
 
-    def _turn(self, x_BHTD: Tensor, place_HR: Tensor, counts_BTH: Tensor) -> Tensor:
-        steps = torch.arange(self.turned // 2, device=x_BHTD.device) / (self.turned // 2 - 1)
+    def _bearings(self, counts_BTH: Tensor) -> Tensor:
+        """Cosines of what pairs are turned by, then sines: (B, H, T, R)."""
+        steps = torch.arange(self.turned // 2, device=counts_BTH.device) / (self.turned // 2 - 1)
         angles = counts_BTH.transpose(1, 2)[..., None] * (_FASTEST * _SLOWEST**-steps)
+        return torch.cat((angles.cos(), angles.sin()), -1)
+
+    def _place(self, x_BHTD: Tensor, place_HR: Tensor, bearings_BHTR: Tensor) -> Tensor:
+        """Keys or queries turned by what is counted."""
         turned, rest = x_BHTD.tensor_split([self.turned], -1)
-        placed = turned + place_HR[:, None]
-        return torch.cat((rotate(placed, (angles.cos(), angles.sin())), rest), -1)
+        placed = rotate(turned + place_HR[:, None], _pair(bearings_BHTR))
+        return torch.cat((placed, rest), -1)
+
+    def _shifted(self, queries_NHTD: Tensor, found_NHTR: Tensor) -> Tensor:
+        """Turned on, or back, by as much as what was found is turned by."""
+        shifts_H11 = torch.tensor(self._shifts, device=found_NHTR.device)[:, None, None]
+        cosines, sines = _pair(found_NHTR)
+        return rotate(queries_NHTD, (cosines.where(shifts_H11 != 0, 1.0), sines * shifts_H11))
 
     def read(
         self,
         patches_BPS: Tensor,
         features_BPC: Tensor,
         table_VE: Tensor,
+        mixes_RE: Tensor,
         cache: RecallCache | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What may be looked up in patches: keys and values of their bytes, (B, H, L, D), behind
-        those that the cache holds, and what is counted behind each patch, (B, P, H).
+        """What may be looked up in patches: of their bytes the keys, (B, H, L, D), and the values
+        and bearings, (B, H, L, D + R), behind those that the cache holds, H heads of each time; and
+        what is counted behind each patch, (B, P, at_once).
 
-        `table_VE`: what each byte is embedded as.
+        `table_VE`: what each byte is embedded as. `mixes_RE`: the `mixes` of that.
         """
         batch, _, size = patches_BPS.shape
         tokens_BL = patches_BPS.flatten(1)
@@ -414,11 +445,11 @@ class Recall(nn.Module):
             # Nothing stands before the first.
             last_BT = tokens_BL.new_full((batch, self.before), len(table_VE))
             before_BC = torch.zeros_like(features_BPC[:, 0])
-            start_BH = features_BPC.new_zeros(batch, self.heads, dtype=torch.float32)
+            start_BH = features_BPC.new_zeros(batch, self.at_once, dtype=torch.float32)
         else:
             last_BT, before_BC, start_BH = cache.last
         text_BL = torch.cat((last_BT, tokens_BL), 1)
-        mixed = self._mixed(text_BL, table_VE)
+        mixed = self._mixed(text_BL, mixes_RE)
         keys, values = self._of_both(self.key_value.weight, tokens_BL, mixed, table_VE).chunk(2, -1)
         keys = keys + self.patch_key(features_BPC).repeat_interleave(size, 1)
 
@@ -428,8 +459,9 @@ class Recall(nn.Module):
         # Padding ends a file or its name; what comes is counted anew.
         ended = counts_BLH.where((tokens_BL == PAD)[..., None], 0.0).cummax(1).values
         counts_BLH = counts_BLH - ended
-        keys = self._turn(self._normalise(self._split(keys)), self.key_place_HR, counts_BLH)
-        values = self._split(values)
+        bearings = self._bearings(counts_BLH).repeat(1, self.times, 1, 1)
+        keys = self._place(self._normalise(self._split(keys)), self.key_place_HR, bearings)
+        values = torch.cat((self._split(values), bearings), -1)
         if cache is not None:
             cache.last = text_BL[:, -self.before :], features_BPC[:, -1], counts_BLH[:, -1]
             keys, values = cache.append(keys, values)
@@ -442,6 +474,7 @@ class Recall(nn.Module):
         features_NC: Tensor,
         counts_NH: Tensor,
         table_VE: Tensor,
+        mixes_RE: Tensor,
     ) -> Tensor:
         """What has been counted before each of the bytes that follow `bytes_NT` one by one in N
         patches, (N, T + 1, H).
@@ -453,26 +486,48 @@ class Recall(nn.Module):
             return counts_NH[:, None]
         last_NT = previous_NS[:, -self.before :]
         last_NT = F.pad(last_NT, (self.before - last_NT.shape[1], 0), value=len(table_VE))
-        mixed = self._mixed(torch.cat((last_NT, bytes_NT), 1), table_VE)
+        mixed = self._mixed(torch.cat((last_NT, bytes_NT), 1), mixes_RE)
         gates = self._gates(bytes_NT, mixed, features_NC[:, None], table_VE)
         return counts_NH[:, None] + F.pad(gates.cumsum(1), (0, 0, 1, 0))
 
-    def forward(self, x_NTC: Tensor, recalled: Recalled, counts_NTH: Tensor) -> Tensor:
-        """What is added to `x_NTC`, (N, T, C), states of bytes of N patches; `counts_NTH`: what has
-        been counted before each."""
-        asked_NTI = self.query(self.norm(x_NTC))
+    def forward(
+        self,
+        x_NTC: Tensor,
+        recalled: Recalled,
+        counts_NTH: Tensor,
+        time: int,
+        found_NHTR: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """What is added to `x_NTC`, (N, T, C), states of bytes of N patches, and the bearings of
+        what was found, (N, H, T, R): means of unit vectors, so the less sure, the shorter.
+
+        `counts_NTH`: what has been counted before each. `time`: 0, or a later one; then
+        `found_NHTR` are the bearings that the time before it gave. The last time gives none.
+        """
+        heads = slice(time * self.at_once, (time + 1) * self.at_once)
+        asked_NTI = self.queries[time](self.norms[time](x_NTC))
         queries = self._normalise(self._split(asked_NTI))
-        queries = self._turn(queries, self.query_place_HR, counts_NTH)
-        queries = (queries * self.scale_H[:, None, None]).to(asked_NTI.dtype)
-        found = self._found(queries, recalled)
-        return cast(Tensor, self.dropout(self.out(found.transpose(1, 2).flatten(2))))
+        queries = self._place(queries, self.query_place_HR[heads], self._bearings(counts_NTH))
+        if found_NHTR is not None:
+            queries = self._shifted(queries, found_NHTR)
+        queries = (queries * self.scale_H[heads, None, None]).to(asked_NTI.dtype)
+        wanted = self.head_width + (self.turned if time < self.times - 1 else 0)
+        found = self._found(
+            queries,
+            recalled._replace(
+                keys_BHLD=recalled.keys_BHLD[:, heads],
+                values_BHLD=recalled.values_BHLD[:, heads, :, :wanted],
+            ),
+        )
+        values, bearings = found.tensor_split([self.head_width], -1)
+        return self.dropout(self.outs[time](values.transpose(1, 2).flatten(2))), bearings
 
     def _found(self, queries_NHTD: Tensor, recalled: Recalled) -> Tensor:
-        keys, values, rows_N, known_N, _, per_row = recalled
+        keys, values, rows_N, known_N, _, _, per_row = recalled
         if per_row is None and len(keys) == 1:
             per_row = len(rows_N)
         if per_row is None:
-            found = torch.empty_like(queries_NHTD)
+            found = queries_NHTD.new_empty(*queries_NHTD.shape[:3], values.shape[3])
             for row in sorted(set(rows_N.tolist())):
                 chosen = (rows_N == row).nonzero()[:, 0]
                 of_row = recalled.at(chosen)._replace(
@@ -487,16 +542,24 @@ class Recall(nn.Module):
         places_L = torch.arange(keys.shape[2], dtype=torch.int32, device=keys.device)
         mask_NL = places_L < known_N[:, None]
         mask_BQL = mask_NL.view(batch, per_row, 1, -1).expand(-1, -1, times, -1).flatten(1, 2)
-        # Fused: rows are long here, and the scores of all would be hundreds of megabytes.
+        # Fused: rows are long here, and the scores of all would be hundreds of megabytes. For that
+        # keys have to be as wide as values.
+        wider = (0, values.shape[3] - width)
         found_BHQD = F.scaled_dot_product_attention(
-            queries_BHQD,
-            keys.to(queries_BHQD.dtype),
+            F.pad(queries_BHQD, wider),
+            F.pad(keys.to(queries_BHQD.dtype), wider),
             values.to(queries_BHQD.dtype),
             attn_mask=mask_BQL[:, None],
             scale=width**-0.5,
         )
-        found = found_BHQD.view(batch, heads, per_row, times, width)
+        found = found_BHQD.view(batch, heads, per_row, times, -1)
         return found.transpose(1, 2).flatten(0, 1)
+
+
+def _pair(bearings_BHTR: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosines and the sines."""
+    cosines, sines = bearings_BHTR.chunk(2, -1)
+    return cosines, sines
 
 
 class Block(nn.Module):

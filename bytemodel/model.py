@@ -128,11 +128,13 @@ class ByteDecoder(nn.Module):
             self.bridge = nn.Linear(config.patch_width, config.patch_size * width, bias=False)
             self.head = nn.Linear(width, VOCABULARY, bias=False)
         self.matching = Matching(width) if config.matching else None
+        # Behind the first blocks, so that others can make use of what is found.
+        self.recalls = min(2, config.byte_layers) if config.recall else 0
         self.recall = (
-            Recall(width, config.patch_width, dropout=config.dropout) if config.recall else None
+            Recall(width, config.patch_width, times=self.recalls, dropout=config.dropout)
+            if config.recall
+            else None
         )
-        # So that what is found can be made use of by the blocks behind it.
-        self.recalls_after = (config.byte_layers - 1) // 2
         self.blocks = nn.ModuleList(
             Block(width, config.byte_heads, modern=modern, dropout=config.dropout)
             for _ in range(config.byte_layers)
@@ -163,6 +165,7 @@ class ByteDecoder(nn.Module):
             conditions.features_NC,
             conditions.recalled.counts_NH,
             self.embedding.weight,
+            conditions.recalled.mixes_RE,
         )
         return found
 
@@ -222,14 +225,17 @@ class ByteDecoder(nn.Module):
                 x_NTC = torch.cat((features_NC[:, None].to(x_NTC.dtype), x_NTC), dim=1)
             x_NTC = x_NTC + self.positions.weight[start:stop]
         x_NTC = self.dropout(x_NTC)
+        found = None
         for layer, block in enumerate(self.blocks):
             x_NTC = block(
                 x_NTC, context=contexts.layers[layer], cache=caches[layer] if caches else None
             )
-            if layer == self.recalls_after and self.recall is not None:
+            if layer < self.recalls:
+                assert self.recall is not None
                 assert contexts.recalled is not None
                 assert counts_NTH is not None
-                x_NTC = x_NTC + self.recall(x_NTC, contexts.recalled, counts_NTH)
+                added, found = self.recall(x_NTC, contexts.recalled, counts_NTH, layer, found)
+                x_NTC = x_NTC + added
         return cast(Tensor, self.norm(x_NTC))
 
 
@@ -274,7 +280,8 @@ class ByteModel(nn.Module):
             nn.init.normal_(patch_table, std=0.02)
             return
         if self.byte_decoder.recall is not None:
-            nn.init.zeros_(self.byte_decoder.recall.out.weight)
+            for out in self.byte_decoder.recall.outs:
+                nn.init.zeros_(cast(nn.Linear, out).weight)
             # So that at first hardly anything is counted.
             nn.init.constant_(self.byte_decoder.recall.gate.bias, -2.0)
         for block in (*self.patch_decoder.blocks, *self.byte_decoder.blocks):
@@ -415,12 +422,14 @@ class ByteModel(nn.Module):
         decoder = self.byte_decoder
         assert decoder.recall is not None
         batch, count, size = patches_BPS.shape
+        mixes_RE = decoder.recall.mixes(decoder.embedding.weight)
         keys, values, counts_BPH = decoder.recall.read(
-            patches_BPS, features_BPC, decoder.embedding.weight, cache
+            patches_BPS, features_BPC, decoder.embedding.weight, mixes_RE, cache
         )
         places_N = torch.arange(batch * count, device=patches_BPS.device)
         known_N = (start + places_N % count + 1) * size
-        return Recalled(keys, values, places_N // count, known_N, counts_BPH.flatten(0, 1))
+        counts_NH = counts_BPH.flatten(0, 1)
+        return Recalled(keys, values, places_N // count, known_N, counts_NH, mixes_RE)
 
     def new_caches(self) -> list[KeyValueCache]:
         """Empty caches for `read`: one a patch layer, one for retrieval, one for recall."""

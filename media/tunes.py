@@ -7,7 +7,8 @@ grammar. What is frequent there is frequent here, and what is rare is a little l
 
 The first ones have little in front of their notes and few of these, more and more as the numbers
 grow: which note follows from which letter is learned where there are one or two of both, and hardly
-at all among hundreds. Of all others a third are cut off after a few bars.
+at all among hundreds. Of all others a third are cut off after a few bars. In half of those that are
+shortened a bar line becomes a sign of repetition, which would come late or never otherwise.
 
 Nothing comes of the validation and test sides but what to avoid: a tune with a title or a melody
 of theirs is drawn again. That the same tune comes twice is possible and does not happen: there
@@ -29,7 +30,7 @@ from media import abcmidi, abctext
 from media.abctext import FIELD, LENGTH, PITCH, Key, Tune
 from media.music import keys_of
 
-RECIPE = 4
+RECIPE = 5
 """Raised by one whenever the same seed and number give another tune."""
 
 _VARIED = 0.5
@@ -38,7 +39,9 @@ _CUT = 1 / 3
 """The share of tunes that are cut off."""
 _MOST_BARS = 8
 """That one that is cut off has."""
-_SCHOOL = 1 << 16
+_REPEATED = 0.5
+"""The share of shortened tunes whose beginning is repeated, where they have bar lines."""
+_SCHOOL = 1 << 15
 """From this number on no tune is bare; the share of those that are falls evenly until then."""
 _FEW, _DOUBLINGS = 3, 6
 """Notes of a bare tune: at most, of the first ones, and how often that doubles by `_SCHOOL`."""
@@ -47,6 +50,8 @@ _TEMPO = range(40, 241)
 _LOWEST, _HIGHEST = -5, 16
 """Pitches that a walk keeps to, in letters above middle C."""
 _NOTE = re.compile(PITCH.pattern + LENGTH)
+_BAR_LINE = re.compile(r"(?<![|:\[])\|(?![|:\]\d])")
+"""One that is part of no other sign."""
 _WORD = re.compile(r"[^\W\d_]+", re.ASCII)
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 '.,-"
 _TRIES = 100
@@ -136,8 +141,12 @@ class Tunes:
         if rng.random() >= grown:
             most = round(_FEW * 2 ** (_DOUBLINGS * grown))
             title = " ".join(rng.choices(self._words, k=rng.randint(1, 2)))
-            return first_notes(bare(tune, title), rng.randint(1, most))
-        return cut_off(tune, rng.randint(1, _MOST_BARS)) if rng.random() < _CUT else tune
+            made = first_notes(bare(tune, title), rng.randint(1, most))
+        elif rng.random() < _CUT:
+            made = cut_off(tune, rng.randint(1, _MOST_BARS))
+        else:
+            return tune
+        return _repeated(rng, made) if rng.random() < _REPEATED else made
 
     # Tunes varied
 
@@ -313,6 +322,22 @@ def cut_off(tune: Tune, bars: int) -> Tune:
             bars -= whole
         body.append(line)
     return tune
+
+
+def _repeated(rng: random.Random, tune: Tune) -> Tune:
+    """With a sign that what comes before is repeated, in place of a plain bar line."""
+    places = [
+        (number, found.start())
+        for number, line in enumerate(tune.body)
+        if not FIELD.match(line)
+        for found in _BAR_LINE.finditer(line)
+    ]
+    if not places or any(":|" in line or "::" in line for line in tune.body):
+        return tune
+    number, place = rng.choice(places)
+    line = tune.body[number]
+    ended = f"{line[:place]}:|{line[place + 1 :]}"
+    return Tune(tune.header, (*tune.body[:number], ended, *tune.body[number + 1 :]))
 
 
 def _nudged(rng: random.Random, tune: Tune) -> Tune:

@@ -128,7 +128,7 @@ def test_a_prefix_may_end_anywhere_in_a_patch(family: Family, length: int) -> No
     assert found.data.startswith(prefix)
 
 
-@pytest.mark.parametrize("seed", range(9, 14))
+@pytest.mark.parametrize("seed", range(2, 7))
 def test_a_file_ends_where_the_model_ends_it_or_at_the_longest_sequence(seed: int) -> None:
     model = random_model("local", seed=seed)
     (found,) = generate(model, "bin")
@@ -138,7 +138,7 @@ def test_a_file_ends_where_the_model_ends_it_or_at_the_longest_sequence(seed: in
 
 
 def test_some_of_these_models_end_their_files_and_some_do_not() -> None:
-    ends = {next(generate(random_model("local", seed=seed), "bin")).ended for seed in range(9, 14)}
+    ends = {next(generate(random_model("local", seed=seed), "bin")).ended for seed in range(2, 7)}
     assert ends == {True, False}
 
 

@@ -22,9 +22,9 @@ WIDTH, PATCH_WIDTH, SIZE, PATCHES = 12, 8, 4, 5
 @pytest.fixture(scope="module")
 def recall() -> Recall:
     torch.manual_seed(0)
-    made = Recall(WIDTH, PATCH_WIDTH, dropout=0.0).eval()
+    made = Recall(WIDTH, PATCH_WIDTH, times=2, dropout=0.0).eval()
     with torch.no_grad():
-        made.scale_H.copy_(torch.linspace(1.5, 3.0, made.heads))
+        made.scale_H.copy_(torch.linspace(1.5, 3.0, len(made.scale_H)))
     return made
 
 
@@ -61,42 +61,63 @@ def counted(recall: Recall, tokens: list[int], features: torch.Tensor, head: int
     return found
 
 
-def turned(vector: torch.Tensor, places: torch.Tensor, count: float) -> torch.Tensor:
-    """A vector whose first 16 numbers, with `places` added, are eight turned pairs."""
+def bearing(count: float) -> torch.Tensor:
+    """Eight cosines and eight sines."""
+    angles = [count * 1.5 * 300 ** (-pair / 7) for pair in range(8)]
+    return torch.tensor([*map(math.cos, angles), *map(math.sin, angles)])
+
+
+def turned(vector: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """A vector whose first 16 numbers are eight turned pairs."""
     made = vector.clone()
-    made[:16] += places
     for pair in range(8):
-        angle = count * 1.5 * 300 ** (-pair / 7)
-        first, second = made[pair].item(), made[pair + 8].item()
-        made[pair] = first * math.cos(angle) - second * math.sin(angle)
-        made[pair + 8] = second * math.cos(angle) + first * math.sin(angle)
+        first, second = vector[pair].item(), vector[pair + 8].item()
+        cosine, sine = by[pair].item(), by[pair + 8].item()
+        made[pair] = first * cosine - second * sine
+        made[pair + 8] = second * cosine + first * sine
     return made
+
+
+def placed(vector: torch.Tensor, places: torch.Tensor, count: float) -> torch.Tensor:
+    """Of the length it has in a head, and turned by a count."""
+    made = vector / vector.square().mean().sqrt()
+    made[:16] += places
+    return turned(made, bearing(count))
 
 
 @torch.inference_mode()
 def plainly(
-    recall: Recall, states: torch.Tensor, said: list[int], tokens: list[int], features: torch.Tensor
-) -> torch.Tensor:
-    """What is added to one state (C,) behind the bytes `said` of a patch, of the bytes before this
-    patch, one by one."""
-    width, heads = recall.head_width, recall.heads
-    query = recall.query(recall.norm(states)).view(heads, width)
-    found = []
-    for head in range(heads):
-        counts = counted(recall, tokens + said, features, head)
-        asked = query[head] / query[head].square().mean().sqrt()
-        asked = turned(asked, recall.query_place_HR[head], counts[-1])
+    recall: Recall,
+    states: torch.Tensor,
+    time: int,
+    found_before: torch.Tensor | None,
+    said: list[int],
+    tokens: list[int],
+    features: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is added to one state (C,) behind the bytes `said` of a patch the first or second time,
+    of the bytes before this patch, one by one; and the bearings of what is found."""
+    width = recall.head_width
+    query = recall.queries[time](recall.norms[time](states)).view(4, width)
+    found, bearings = [], []
+    for number in range(4):
+        head = 4 * time + number
+        counts = counted(recall, tokens + said, features, number)
+        asked = placed(query[number], recall.query_place_HR[head], counts[-1])
+        if found_before is not None and number >= 2:
+            cosines, sines = found_before[number].chunk(2)
+            asked = turned(asked, torch.cat((cosines, sines if number == 3 else -sines)))
         scores, values = [], []
         for place in range(len(tokens)):
             key, value = recall.key_value(run_at(recall, tokens, place)).chunk(2)
-            key = (key + recall.patch_key(features[place // SIZE])).view(heads, width)[head]
-            key = turned(
-                key / key.square().mean().sqrt(), recall.key_place_HR[head], counts[place + 1]
-            )
+            key = (key + recall.patch_key(features[place // SIZE])).view(8, width)[head]
+            key = placed(key, recall.key_place_HR[head], counts[place + 1])
             scores.append(recall.scale_H[head] * (asked @ key) / math.sqrt(width))
-            values.append(value.view(heads, width)[head])
-        found.append(torch.stack(scores).softmax(0) @ torch.stack(values))
-    return recall.out(torch.cat(found))  # type: ignore[no-any-return]
+            values.append(torch.cat((value.view(8, width)[head], bearing(counts[place + 1]))))
+        mean = torch.stack(scores).softmax(0) @ torch.stack(values)
+        found.append(mean[:width])
+        bearings.append(mean[width:])
+    return recall.outs[time](torch.cat(found)), torch.stack(bearings)
 
 
 def recalled(
@@ -107,8 +128,9 @@ def recalled(
     known: torch.Tensor,
 ) -> Recalled:
     """What may be looked up behind the first `known` patches of each of these rows."""
-    keys, values, counts = recall.read(patches, features, TABLE)
-    return Recalled(keys, values, rows, known * SIZE, counts[rows, known - 1])
+    mixes = recall.mixes(TABLE)
+    keys, values, counts = recall.read(patches, features, TABLE, mixes)
+    return Recalled(keys, values, rows, known * SIZE, counts[rows, known - 1], mixes)
 
 
 def behind(
@@ -122,6 +144,7 @@ def behind(
         features[rows, last],
         which.counts_NH,
         TABLE,
+        which.mixes_RE,
     )
 
 
@@ -129,19 +152,24 @@ def behind(
 def test_a_state_gets_what_a_plain_computation_gives(recall: Recall) -> None:
     patches, features = text()
     rows, known = torch.tensor([0, 0, 1]), torch.tensor([2, 4, 1])
-    states = torch.randn(3, SIZE, WIDTH)
+    states = torch.randn(2, 3, SIZE, WIDTH)
     which = recalled(recall, patches, features, rows, known)
-    added = recall(states, which, behind(recall, patches, features, which))
+    counts = behind(recall, patches, features, which)
+    first, found = recall(states[0], which, counts, 0, None)
+    second, _ = recall(states[1], which, counts, 1, found)
+    close = partial(torch.testing.assert_close, atol=1e-4, rtol=1e-4)
     for number, (row, count) in enumerate(zip(rows, known, strict=True)):
         for place in range(SIZE):
-            expected = plainly(
-                recall,
-                states[number, place],
+            text_before = (
                 patches[row, count, :place].tolist(),
                 patches[row, :count].flatten().tolist(),
                 features[row],
             )
-            torch.testing.assert_close(added[number, place], expected, atol=1e-4, rtol=1e-4)
+            added, bearings = plainly(recall, states[0, number, place], 0, None, *text_before)
+            close(first[number, place], added)
+            close(found[number, :, place], bearings)
+            added, _ = plainly(recall, states[1, number, place], 1, bearings, *text_before)
+            close(second[number, place], added)
 
 
 @torch.inference_mode()
@@ -152,7 +180,7 @@ def test_what_is_counted_in_a_patch_is_what_is_counted_when_it_is_read(recall: R
     within = behind(recall, patches, features, which)
     torch.testing.assert_close(within[:, 0], which.counts_NH)
     for number, (row, count) in enumerate(zip(rows.tolist(), known.tolist(), strict=True)):
-        for head in range(recall.heads):
+        for head in range(4):
             said = patches[row, : count + 1].flatten().tolist()
             plain = counted(recall, said, features[row], head)
             assert within[number, :, head].tolist() == pytest.approx(
@@ -167,24 +195,26 @@ def test_knowing_the_rows_changes_nothing(recall: Recall) -> None:
     of_rows = recalled(recall, patches, features, rows, known)
     counts = behind(recall, patches, features, of_rows)
     states = torch.randn(6, SIZE, WIDTH)
-    told = recall(states, of_rows._replace(per_row=2), counts)
-    torch.testing.assert_close(told, recall(states, of_rows, counts), atol=1e-5, rtol=1e-5)
+    close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
+    told = recall(states, of_rows._replace(per_row=2), counts, 0, None)
+    close(told, recall(states, of_rows, counts, 0, None))
     # In another order the rows are no longer known.
     order = torch.tensor([4, 0, 5, 2, 1, 3])
-    torch.testing.assert_close(
-        recall(states[order], of_rows.at(order), counts[order]), told[order], atol=1e-5, rtol=1e-5
-    )
+    swapped = recall(states[order], of_rows.at(order), counts[order], 0, None)
+    close(swapped, tuple(part[order] for part in told))
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("cuts", [[1], [1, 2], [4], [1, 2, 3, 4]])
 def test_a_text_that_grows_has_the_keys_of_the_whole(recall: Recall, cuts: list[int]) -> None:
     patches, features = text()
-    whole_keys, whole_values, whole_counts = recall.read(patches, features, TABLE)
+    whole_keys, whole_values, whole_counts = recall.read(
+        patches, features, TABLE, recall.mixes(TABLE)
+    )
     cache, counts = RecallCache(), []
     for start, stop in zip([0, *cuts], [*cuts, PATCHES], strict=True):
         keys, values, counted = recall.read(
-            patches[:, start:stop], features[:, start:stop], TABLE, cache
+            patches[:, start:stop], features[:, start:stop], TABLE, recall.mixes(TABLE), cache
         )
         counts.append(counted)
     close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
@@ -198,13 +228,15 @@ def test_a_text_that_grows_has_the_keys_of_the_whole(recall: Recall, cuts: list[
 def test_equal_runs_of_bytes_have_equal_keys_wherever_they_stand(place: int, seed: int) -> None:
     """In patches of which the patch level thinks alike, where nothing counts."""
     torch.manual_seed(seed)
-    recall = Recall(WIDTH, PATCH_WIDTH, dropout=0.0).eval()
+    recall = Recall(WIDTH, PATCH_WIDTH, times=2, dropout=0.0).eval()
     torch.nn.init.constant_(recall.gate.bias, -1000)
     patches, features = text(batch=1)
     tokens = patches.view(1, -1)
     tokens[:, -4:] = tokens[:, place - 3 : place + 1].clone()
     with torch.inference_mode():
-        keys, values, _ = recall.read(patches, torch.zeros_like(features), TABLE)
+        keys, values, _ = recall.read(
+            patches, torch.zeros_like(features), TABLE, recall.mixes(TABLE)
+        )
     torch.testing.assert_close(keys[:, :, -1], keys[:, :, place])
     torch.testing.assert_close(values[:, :, -1], values[:, :, place])
 
@@ -215,13 +247,14 @@ def test_a_new_model_says_the_same_with_it_and_it_learns() -> None:
     patches, targets = torch.randint(0, 256, (2, 6, SMALLEST.patch_size)), torch.arange(1, 6)
     recall = model.byte_decoder.recall
     assert recall is not None
-    assert not recall.out.weight.any()
+    outs = [layer.weight for layer in recall.outs]
+    assert outs
+    assert not any(weight.any() for weight in outs)
     loss = F.cross_entropy(
         model(patches, targets).flatten(0, 1), patches.flatten(0, 1)[targets].flatten()
     )
     loss.backward()  # type: ignore[no-untyped-call]
-    assert recall.out.weight.grad is not None
-    assert recall.out.weight.grad.any()
+    assert all(weight.grad is not None and weight.grad.any() for weight in outs)
 
 
 @torch.inference_mode()
