@@ -326,18 +326,21 @@ def cut_off(tune: Tune, bars: int) -> Tune:
 
 def _repeated(rng: random.Random, tune: Tune) -> Tune:
     """With a sign that what comes before is repeated, in place of a plain bar line."""
-    places = [
-        (number, found.start())
-        for number, line in enumerate(tune.body)
-        if not FIELD.match(line)
-        for found in _BAR_LINE.finditer(line)
-    ]
-    if not places or any(":|" in line or "::" in line for line in tune.body):
+    if any(":|" in line or "::" in line for line in tune.body):
         return tune
-    number, place = rng.choice(places)
-    line = tune.body[number]
-    ended = f"{line[:place]}:|{line[place + 1 :]}"
-    return Tune(tune.header, (*tune.body[:number], ended, *tune.body[number + 1 :]))
+    repeated: list[tuple[str, ...]] = []
+    something = False
+    for number, line in enumerate(tune.body):
+        if FIELD.match(line):
+            continue
+        for found in _BAR_LINE.finditer(line):
+            before = line[: found.start()]
+            ended = f"{before}:|{line[found.end() :]}"
+            # A line that begins with "D:" would be a field.
+            if (something or PITCH.search(before)) and not FIELD.match(ended):
+                repeated.append((*tune.body[:number], ended, *tune.body[number + 1 :]))
+        something = something or bool(PITCH.search(line))
+    return Tune(tune.header, rng.choice(repeated)) if repeated else tune
 
 
 def _nudged(rng: random.Random, tune: Tune) -> Tune:

@@ -276,7 +276,7 @@ def test_keeping_some_streams_goes_on_with_exactly_those(family: Family, boolean
 
 
 def test_streams_that_end_leave_the_others_as_they_are() -> None:
-    model, kept = MODELS["local"], 60
+    model, kept = MODELS["local"], 100
     sampling = Sampling(4.0, top_k=kept)
     files = list(generate(model, "bin", count=24, sampling=sampling, seed=5))
     assert len({len(file.data) for file in files if file.ended}) > 1

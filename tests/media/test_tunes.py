@@ -54,10 +54,25 @@ def test_the_first_tunes_have_few_notes_and_little_before_them(tunes: Tunes) -> 
     first = [Tune.parse(tunes.tune(number)) for number in range(60)]
     assert all({line[0] for line in tune.header} <= set("XTMLK") for tune in first)
     assert {notes(number) for number in range(60)} == {1, 2, 3}
-    later = sorted(notes(number) for number in range(32_000, 32_060))
+    later = sorted(notes(number) for number in range(16_000, 16_060))
     last = sorted(notes(number) for number in range(10**6, 10**6 + 60))
     assert 3 < later[30] < last[30]
     assert last[-1] > 100
+
+
+def test_half_of_the_shortened_tunes_say_early_that_they_are_repeated(tunes: Tunes) -> None:
+    """In place of a bar line, and so that abc2midi plays what stands before twice."""
+    made = [Tune.parse(tunes.tune(number)) for number in range(8_000, 8_100)]
+    said = [tune for tune in made if any(":|" in line for line in tune.body)]
+    assert 20 < len(said) < 80
+    longer = 0
+    for tune in said:
+        once = Tune(tune.header, tuple(line.replace(":|", "|") for line in tune.body))
+        twice, plain = abcmidi.to_midi_many([str(tune).encode(), str(once).encode()])
+        if twice is not None and plain is not None:
+            assert len(twice) > len(plain)
+            longer += 1
+    assert longer > len(said) / 2
 
 
 def test_first_notes_are_cut_behind_their_length() -> None:
