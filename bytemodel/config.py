@@ -127,9 +127,7 @@ PRESETS: dict[str, ModelConfig] = {
     ),
     "small": ModelConfig(patch_heads=4, retrieval=True, rotary_share=0.5),
     "compact": _COMPACT,
-    "converter": dataclasses.replace(
-        _COMPACT, byte_width=128, byte_heads=4, dropout=0.0, recall=True
-    ),
+    "converter": dataclasses.replace(_COMPACT, dropout=0.0, recall=True),
     "published": ModelConfig(
         family="published",
         patch_layers=12,
@@ -142,9 +140,9 @@ PRESETS: dict[str, ModelConfig] = {
     ),
 }
 """`tiny`: for tests. `small`: about 7 M parameters, learns CPU states on two cores. `compact`:
-about 5 M, for files; a third faster, below 10 MB in bfloat16. `converter`: a smaller byte level,
-with `recall`, for conversions; pairs are made without end, so nothing is left out at random.
-`published`: the paper's 110 M."""
+about 5 M, for files; a third faster, below 10 MB in bfloat16. `converter`: that, with `recall`,
+for conversions; pairs are made without end, so nothing is left out at random. `published`: the
+paper's 110 M."""
 
 
 def preset(name: str) -> ModelConfig:
