@@ -334,9 +334,10 @@ class Recall(nn.Module):
     played twice, the one who writes it out has counted as much more as stands in front of the mark.
     """
 
+    shifts_H11: Tensor
     at_once = 4
     """How many heads look up together. Each has its count, which is the same at all times."""
-    _shifts = (0, 0, -1, 1)
+    shifts = (0, 0, -1, 1)
     """How often each of these, from the second time on, adds to its count that of what it found."""
     head_width = 32
     before = 3
@@ -364,6 +365,9 @@ class Recall(nn.Module):
         self.queries = nn.ModuleList(nn.Linear(width, asked, bias=False) for _ in range(times))
         self.outs = nn.ModuleList(nn.Linear(asked, width, bias=False) for _ in range(times))
         self.dropout = Dropout(dropout)
+        # On the model's device from the start: recorded graphs of a GPU can copy nothing there.
+        shifts_H = torch.tensor(self.shifts, dtype=torch.float32)
+        self.register_buffer("shifts_H11", shifts_H[:, None, None], persistent=False)
 
     def _split(self, x_BTC: Tensor) -> Tensor:
         return x_BTC.view(*x_BTC.shape[:2], -1, self.head_width).transpose(1, 2)
@@ -421,9 +425,9 @@ class Recall(nn.Module):
 
     def _shifted(self, queries_NHTD: Tensor, found_NHTR: Tensor) -> Tensor:
         """Turned on, or back, by as much as what was found is turned by."""
-        shifts_H11 = torch.tensor(self._shifts, device=found_NHTR.device)[:, None, None]
         cosines, sines = _pair(found_NHTR)
-        return rotate(queries_NHTD, (cosines.where(shifts_H11 != 0, 1.0), sines * shifts_H11))
+        cosines = cosines.where(self.shifts_H11 != 0, 1.0)
+        return rotate(queries_NHTD, (cosines, sines * self.shifts_H11))
 
     def read(
         self,
