@@ -109,8 +109,7 @@ def fitting_config(
             if field.name in _FREE:
                 continue
             old, new = getattr(start.config, field.name), getattr(config, field.name)
-            # What is new begins without effect.
-            if old != new and not (field.name == "recall" and new):
+            if old != new:
                 raise UserError(
                     f"{start.path}: its {field.name} is {old}, that of the model to train {new}, so"
                     " its weights do not fit; leave out --preset to train a model of its shape"
@@ -124,13 +123,10 @@ def _byte_model(start: Trainable) -> ByteModel:
 
 @torch.no_grad()
 def _take_over(model: ByteModel, start: ByteModel) -> None:
-    """Give a model the weights of another, which may read sequences of another length, or not
-    recall single bytes."""
-    ours = model.state_dict()
-    new = {name: value for name, value in ours.items() if ".recall." in name}
-    chosen = {**new, **start.state_dict()}
+    """Give a model the weights of another, which may read sequences of another length."""
+    chosen = start.state_dict()
     name = "patch_decoder.positions.weight"
-    count, known = len(ours[name]), chosen[name]
+    count, known = model.config.max_patches, chosen[name]
     # What is new begins as the positions from the first on (as Beltagy et al. 2020,
     # arXiv 2004.05150), but for that of the extension patch.
     places = torch.arange(count)

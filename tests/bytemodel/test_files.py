@@ -212,15 +212,6 @@ def test_a_model_goes_on_from_one_that_reads_another_length(family: Any, longest
     assert torch.equal(model.eval()(tokens, targets), old(tokens, targets))
 
 
-def test_a_model_may_begin_to_recall_and_says_the_same_at_first() -> None:
-    old = random_model(recall=False)
-    config = fitting_config(start(old), SMALLEST, None)
-    assert config == SMALLEST
-    model = learning_files(start(old)).build(config).eval()
-    tokens, targets = torch.randint(0, 256, (2, 9, 4)), torch.tensor([1, 4, 8, 10, 17])
-    assert torch.equal(model(tokens, targets), old(tokens, targets))
-
-
 def test_of_a_classifier_the_byte_model_is_taken() -> None:
     classifier = Classifier.of(random_model(), ["a", "b"])
     fitting = fitting_config(start(classifier), None, None)
