@@ -50,8 +50,6 @@ _TEMPO = range(40, 241)
 _LOWEST, _HIGHEST = -5, 16
 """Pitches that a walk keeps to, in letters above middle C."""
 _NOTE = re.compile(PITCH.pattern + LENGTH)
-_BAR_LINE = re.compile(r"(?<![|:\[])\|(?![|:\]\d])")
-"""One that is part of no other sign."""
 _WORD = re.compile(r"[^\W\d_]+", re.ASCII)
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 '.,-"
 _TRIES = 100
@@ -333,11 +331,16 @@ def _repeated(rng: random.Random, tune: Tune) -> Tune:
     for number, line in enumerate(tune.body):
         if FIELD.match(line):
             continue
-        for found in _BAR_LINE.finditer(line):
-            before = line[: found.start()]
-            ended = f"{before}:|{line[found.end() :]}"
+        parts = abctext.split_bars(line)
+        for place in range(1, len(parts), 2):
+            before, behind = "".join(parts[:place]), "".join(parts[place + 1 :])
+            ended = f"{before}:|{behind}"
             # A line that begins with "D:" would be a field.
-            if (something or PITCH.search(before)) and not FIELD.match(ended):
+            if (
+                parts[place] == "|"
+                and (something or PITCH.search(before))
+                and not FIELD.match(ended)
+            ):
                 repeated.append((*tune.body[:number], ended, *tune.body[number + 1 :]))
         something = something or bool(PITCH.search(line))
     return Tune(tune.header, rng.choice(repeated)) if repeated else tune
