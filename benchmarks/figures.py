@@ -40,7 +40,7 @@ _BEFORE = "with the checkpoint that shipped before this one"
 
 def _older(checkpoint: dict[str, Any]) -> bool:
     """Whether what was measured is a checkpoint that no longer ships."""
-    if "sha256" not in checkpoint:
+    if not {"sha256", "file"} <= checkpoint.keys():
         return False
     shipped = (WEIGHTS / checkpoint["file"]).read_bytes()
     return bool(hashlib.sha256(shipped).hexdigest() != checkpoint["sha256"])
@@ -341,6 +341,41 @@ def compressors(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def conversion(result: dict[str, Any]) -> str:
+    """The table of tunes converted."""
+    about = result["checkpoint"]
+    trained = about["trained"]
+    where_trained = "a GPU" if trained["device"] == "cuda" else "CPU cores"
+    lines = [
+        f"Tunes converted by one model of {about['parameters'] / 1e6:.1f} M parameters, which does"
+        f" not ship, after {trained['step']:,} updates in {trained['seconds'] / 60:.0f} minutes on"
+        f" {where_trained}: {result['set']['tunes']} tunes of {result['set']['side']},"
+        f" {result['decoding']}. Bits per byte of the target where the source is known, by the"
+        " model and by xz; notes right in pitch, onset and duration; tunes of which every note is.",
+        "",
+        "| conversion | by | bits per byte | xz | notes right | whole tunes right |",
+        "|---|---|---|---|---|---|",
+    ]
+    for by, row in (
+        *(("the model", row) for row in result["results"]),
+        ("midi2abc", result["midi2abc"]),
+    ):
+        bits, xz = (
+            f"{row[key]:.3f}" if key in row else "" for key in ("bits_per_byte", "xz_bits_per_byte")
+        )
+        cells = (
+            row["direction"].replace("->", " -> "),
+            by,
+            bits,
+            xz,
+            percent(row["notes_right"]),
+            f"{row['tunes_with_every_note_right']} of {row['tunes']}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", measured_on([result])]
+    return "\n".join(lines)
+
+
 def classification(results: list[dict[str, Any]]) -> str:
     """The table of files told apart."""
     lines = [
@@ -430,6 +465,8 @@ def block() -> str:
         chosen = [results[name] for name in sorted(results) if name.startswith(f"{kind}_")]
         if chosen:
             parts.append(tables(chosen))
+    if "music" in results:
+        parts.append(conversion(results["music"]))
     return "\n\n".join(parts) + "\n"
 
 
