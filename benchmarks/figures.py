@@ -351,10 +351,11 @@ def conversion(result: dict[str, Any]) -> str:
         f" not ship, after {trained['step']:,} updates in {trained['seconds'] / 60:.0f} minutes on"
         f" {where_trained}: {result['set']['tunes']} tunes of {result['set']['side']},"
         f" {result['decoding']}. Bits per byte of the target where the source is known, by the"
-        " model and by xz; notes right in pitch, onset and duration; tunes of which every note is.",
+        " model and by xz; files that can be read; notes right in pitch, onset and duration, of all"
+        " notes; tunes of which every note is.",
         "",
-        "| conversion | by | bits per byte | xz | notes right | whole tunes right |",
-        "|---|---|---|---|---|---|",
+        "| conversion | by | bits per byte | xz | readable | notes right | whole tunes right |",
+        "|---|---|---|---|---|---|---|",
     ]
     for by, row in (
         *(("the model", row) for row in result["results"]),
@@ -368,6 +369,7 @@ def conversion(result: dict[str, Any]) -> str:
             by,
             bits,
             xz,
+            f"{row['readable_files']} of {row['tunes']}",
             percent(row["notes_right"]),
             f"{row['tunes_with_every_note_right']} of {row['tunes']}",
         )
