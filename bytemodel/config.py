@@ -52,8 +52,8 @@ class ModelConfig(Config):
     Of the local family alone: `retrieval`, whether the byte level also reads the bytes of
     earlier patches that the patch level looks up; `matching`, whether it is told what
     followed when its last few bytes stood together before; `recall`, whether each byte looks up
-    single bytes of all patches before, by what stands in front of them; `rotary_share`, the part of
-    each head's width that is rotated by position, the rest being compared by content alone.
+    single bytes of the files before its own, such as a conversion's source; `rotary_share`, the
+    part of each head's width that is rotated by position, the rest being compared by content alone.
     """
 
     family: Family = "local"

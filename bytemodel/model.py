@@ -12,7 +12,7 @@ Two families from the same classes (Wu et al. 2024, arXiv 2402.19155):
   (as in MEGABYTE, Yu et al. 2023). The patch level uses rotary positions and QK-norm. With
   `retrieval` the byte level also reads the bytes of patches that the patch level looks up, with
   `matching` it is told at every byte what followed the last few before (`matches.py`), and with
-  `recall` every byte looks up single bytes of all patches before.
+  `recall` every byte looks up single bytes of the files before its own (`recall.py`).
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ from bytemodel.layers import (
     Block,
     Dropout,
     KeyValueCache,
-    Recall,
-    RecallCache,
-    Recalled,
     Retrieval,
     norm,
     rotary_table,
 )
 from bytemodel.matches import ORDERS, matches
 from bytemodel.patches import PAD, VOCABULARY
+from bytemodel.recall import Recall, RecallCache, Recalled
 
 
 class Conditions(NamedTuple):
@@ -163,9 +161,8 @@ class ByteDecoder(nn.Module):
             bytes_NT,
             conditions.previous_NS,
             conditions.features_NC,
-            conditions.recalled.counts_NH,
+            conditions.recalled,
             self.embedding.weight,
-            conditions.recalled.mixes_RE,
         )
         return found
 
@@ -284,6 +281,8 @@ class ByteModel(nn.Module):
                 nn.init.zeros_(cast(nn.Linear, out).weight)
             # So that at first hardly anything is counted.
             nn.init.constant_(self.byte_decoder.recall.gate.bias, -2.0)
+            # And that little is made of where counterparts are found.
+            nn.init.constant_(self.byte_decoder.recall.counterparts.trust.bias, -4.0)
         for block in (*self.patch_decoder.blocks, *self.byte_decoder.blocks):
             # Each block starts as the identity; the attention of the byte level is set below.
             nn.init.zeros_(cast(Block, block).attention.out.weight)
@@ -403,8 +402,12 @@ class ByteModel(nn.Module):
                 places_BR=places_BR,
             ).flatten(0, 1)
         if self.byte_decoder.recall is not None:
-            cache = cast(RecallCache, caches[-1]) if caches else None
-            recalled = self._recalled(patches_BPS, features_BPC, start, cache)
+            recalled = self.byte_decoder.recall.read(
+                patches_BPS,
+                features_BPC,
+                self.byte_decoder.embedding.weight,
+                cast(RecallCache, caches[-1]) if caches else None,
+            )
         features_NC, patches_NS = features_BPC.flatten(0, 1), patches_BPS.flatten(0, 1)
         if places_BR is not None:
             count = patches_BPS.shape[1]
@@ -414,22 +417,6 @@ class ByteModel(nn.Module):
             if recalled is not None:
                 recalled = recalled.at(index_N, places_BR.shape[1])
         return Conditions(features_NC, patches_NS, found, recalled)
-
-    def _recalled(
-        self, patches_BPS: Tensor, features_BPC: Tensor, start: int, cache: RecallCache | None
-    ) -> Recalled:
-        """What may be looked up behind each of the patches, `start` being the first one's place."""
-        decoder = self.byte_decoder
-        assert decoder.recall is not None
-        batch, count, size = patches_BPS.shape
-        mixes_RE = decoder.recall.mixes(decoder.embedding.weight)
-        keys, values, counts_BPH = decoder.recall.read(
-            patches_BPS, features_BPC, decoder.embedding.weight, mixes_RE, cache
-        )
-        places_N = torch.arange(batch * count, device=patches_BPS.device)
-        known_N = (start + places_N % count + 1) * size
-        counts_NH = counts_BPH.flatten(0, 1)
-        return Recalled(keys, values, places_N // count, known_N, counts_NH, mixes_RE)
 
     def new_caches(self) -> list[KeyValueCache]:
         """Empty caches for `read`: one a patch layer, one for retrieval, one for recall."""

@@ -30,7 +30,7 @@ from media import abcmidi, abctext
 from media.abctext import FIELD, LENGTH, PITCH, Key, Tune
 from media.music import keys_of
 
-RECIPE = 5
+RECIPE = 6
 """Raised by one whenever the same seed and number give another tune."""
 
 _VARIED = 0.5
@@ -138,7 +138,7 @@ class Tunes:
         grown = number / _SCHOOL
         if rng.random() >= grown:
             most = round(_FEW * 2 ** (_DOUBLINGS * grown))
-            title = " ".join(rng.choices(self._words, k=rng.randint(1, 2)))
+            title = " ".join(rng.choices(self._words, k=rng.randint(1, 4)))
             made = first_notes(bare(tune, title), rng.randint(1, most))
         elif rng.random() < _CUT:
             made = cut_off(tune, rng.randint(1, _MOST_BARS))

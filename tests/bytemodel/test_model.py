@@ -179,9 +179,10 @@ def test_a_new_model_depends_on_the_seed_alone(family: Family) -> None:
 @families
 def test_every_parameter_gets_a_gradient(family: Family) -> None:
     model = random_model(family)
-    # Everything is said twice, so that there is something to find again.
+    # Everything is said twice, so that there is something to find again, in two files.
     ends = torch.full((BATCH, 1, SIZE), PAD)
     patches = torch.cat((*2 * [tokens(count=8) % PAD], tokens(), ends), 1)
+    patches[:, [0, 4], -1] = PAD
     model(patches, all_targets(*patches.shape[:2])).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name

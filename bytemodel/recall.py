@@ -1,0 +1,479 @@
+"""Bytes that look up single bytes of the files before their own, such as a conversion's source.
+
+`Retrieval` finds whole patches; but what a converted file needs next of its source, say, stands at
+any place of a patch. A byte is found by itself and the three before it, which are a key that any
+place gives alike (as n-grams in Pagnoni et al. 2024, arXiv 2412.09871), by what the patch level
+knows of its patch, and by what has been counted up to it since its file began: each head learns how
+much each byte counts, so that notes, say, or time, are found by how many there were, whatever bytes
+spell them (contextual positions: Golovneva et al. 2024, arXiv 2405.18719). What is counted turns
+keys and queries, as rotary positions do.
+
+Shape suffixes: B batch, P patches, S patch size, N predicted patches, V vocabulary (257), L bytes,
+T queries, H heads, D head width, R turned width, E width of the byte level, C of the patch level.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bytemodel.layers import Dropout, KeyValueCache, norm, rotate
+from bytemodel.patches import PAD
+
+_GENTLY = 0.2
+"""What the logits of gates are multiplied by."""
+_FASTEST, _SLOWEST = 1.5, 300.0
+"""Radians that one more turns a head's fastest pair by, and how many times less its slowest."""
+HEADS = 4
+"""How many look up together. Each has its count, which is the same at all times."""
+HEAD_WIDTH = 32
+TURNED = 16
+"""How much of a head's width is turned by what is counted."""
+BEFORE = 3
+"""How many bytes in front of each are part of its key."""
+
+
+class Recalled(NamedTuple):
+    """What `Recall` may look up: keys and values of the bytes of B sequences, (B, H, L, D), and of
+    each of N predicted patches the sequence, int64 (N,), how many bytes stand before its file,
+    int64 (N,), what each head has counted before it, (N, H), and what `Counterparts` says of that,
+    (N, H, R). `mixes_RE`: of `Recall.mixes`, for what is yet to be counted. `per_row`: how many
+    patches each sequence has, if that is known to be the same and they are in order."""
+
+    keys_BHLD: Tensor
+    values_BHLD: Tensor
+    rows_N: Tensor
+    known_N: Tensor
+    counts_NH: Tensor
+    turns_NHR: Tensor
+    mixes_RE: Tensor
+    per_row: int | None = None
+
+    def at(self, index: Tensor, per_row: int | None = None) -> Recalled:
+        """Of some of the patches."""
+        return self._replace(
+            rows_N=self.rows_N[index],
+            known_N=self.known_N[index],
+            counts_NH=self.counts_NH[index],
+            turns_NHR=self.turns_NHR[index],
+            per_row=per_row,
+        )
+
+
+class _Behind(NamedTuple):
+    """What reading on needs of the patches read: the last few bytes, the last one's features, what
+    had been counted behind it, how many bytes stand before the file of what comes, and the sums
+    of `Counterparts`."""
+
+    bytes_BT: Tensor
+    features_BC: Tensor
+    counts_BH: Tensor
+    known_B: Tensor
+    sums_BHR: Tensor
+
+
+class RecallCache(KeyValueCache):
+    """Keys and values of the bytes read, and what reading on needs besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.behind: _Behind | None = None
+
+    def select(self, rows: Tensor) -> None:
+        super().select(rows)
+        if self.behind is not None:
+            self.behind = _Behind(*(tensor[rows] for tensor in self.behind))
+
+
+class Recall(nn.Module):
+    """Lets each byte that is to be predicted look up single bytes of the files before its own.
+
+    Heads look up one time after another. Those of a later time know what was found before, and some
+    of them look up not where their own count is but at the sum of that and the count where they
+    found something before, or at the difference: where a mark says that all before it is to be
+    played twice, the one who writes it out has counted as much more as stands in front of the mark.
+    """
+
+    shifts_H11: Tensor
+    shifts = (0, 0, -1, 1)
+    """How often each of the heads, from the second time on, adds to its count that of what it
+    found."""
+
+    def __init__(self, width: int, patch_width: int, *, times: int, dropout: float) -> None:
+        """`times`: how often is looked up."""
+        super().__init__()
+        self.times = times
+        heads, asked = times * HEADS, HEADS * HEAD_WIDTH
+        self.mix = nn.Linear((1 + BEFORE) * width, width, bias=False)
+        self.key_value = nn.Linear(2 * width, 2 * times * asked, bias=False)
+        self.patch_key = nn.Linear(patch_width, times * asked, bias=False)
+        self.gate = nn.Linear(2 * width, HEADS)
+        self.patch_gate = nn.Linear(patch_width, HEADS, bias=False)
+        # Added before turning, so that counts alone can tell what is near.
+        self.key_place_HR = nn.Parameter(torch.ones(heads, TURNED))
+        self.query_place_HR = nn.Parameter(torch.ones(heads, TURNED))
+        self.scale_H = nn.Parameter(torch.ones(heads))
+        self.norms = nn.ModuleList(norm(width, modern=True) for _ in range(times))
+        self.queries = nn.ModuleList(nn.Linear(width, asked, bias=False) for _ in range(times))
+        self.outs = nn.ModuleList(nn.Linear(asked, width, bias=False) for _ in range(times))
+        self.counterparts = Counterparts(width, patch_width)
+        self.dropout = Dropout(dropout)
+        # On the model's device from the start: recorded graphs of a GPU can copy nothing there.
+        shifts_H = torch.tensor(self.shifts, dtype=torch.float32)
+        self.register_buffer("shifts_H11", shifts_H[:, None, None], persistent=False)
+
+    def mixes(self, table_VE: Tensor) -> Tensor:
+        """What `mix` makes of each embedded byte in each place of a run, and of none, one place
+        after the other, (R, E): worked out once, not wherever the byte stands."""
+        padded = F.pad(table_VE, (0, 0, 0, 1))
+        maps = self.mix.weight.chunk(1 + BEFORE, 1)
+        return torch.cat([F.linear(padded, weight) for weight in maps]).float()
+
+    def _mixed(self, text_BL: Tensor, mixes_RE: Tensor) -> Tensor:
+        """What each byte and those before it make together, (B, L - BEFORE, E), of all bytes but
+        the first `BEFORE`, which may be V: nothing stands there."""
+        runs_BLK = text_BL.unfold(1, 1 + BEFORE, 1)
+        places = 1 + BEFORE
+        first_K = torch.arange(places, device=text_BL.device) * (len(mixes_RE) // places)
+        rows = (runs_BLK + first_K).flatten(0, 1)
+        mixed = F.embedding_bag(rows, mixes_RE, mode="sum").view(*runs_BLK.shape[:2], -1)
+        return mixed.relu().square()
+
+    def _gates(self, runs: _Runs, before_BLC: Tensor) -> Tensor:
+        """How much each byte counts, (B, L, H). `before_BLC`: features of the patch before its."""
+        logits = runs.mapped(self.gate.weight) + self.patch_gate(before_BLC)
+        # Muon's steps are as long whatever the gradient: what counts would be settled before
+        # anything is known.
+        gates = F.softplus(_GENTLY * logits.float() + self.gate.bias)
+        return gates * (runs.tokens_BL != PAD)[..., None]
+
+    def _shifted(self, queries_NHTD: Tensor, found_NHTR: Tensor) -> Tensor:
+        """Turned on, or back, by as much as what was found is turned by."""
+        cosines, sines = _pair(found_NHTR)
+        cosines = cosines.where(self.shifts_H11 != 0, 1.0)
+        return rotate(queries_NHTD, (cosines, sines * self.shifts_H11))
+
+    def read(
+        self,
+        patches_BPS: Tensor,
+        features_BPC: Tensor,
+        table_VE: Tensor,
+        cache: RecallCache | None = None,
+    ) -> Recalled:
+        """What may be looked up behind each patch, in rows b * P + p; of all bytes, those that the
+        cache holds first, the keys, (B, H, L, D), and the values and bearings, (B, H, L, D + R), H
+        heads of each time.
+
+        `table_VE`: what each byte is embedded as.
+        """
+        batch, count, size = patches_BPS.shape
+        tokens_BL = patches_BPS.flatten(1)
+        mixes_RE = self.mixes(table_VE)
+        if cache is None or cache.behind is None:
+            behind = _Behind(
+                # Nothing stands before the first.
+                tokens_BL.new_full((batch, BEFORE), len(table_VE)),
+                torch.zeros_like(features_BPC[:, 0]),
+                features_BPC.new_zeros(batch, HEADS, dtype=torch.float32),
+                # The first patch names the first file, so nothing stands before that.
+                tokens_BL.new_full((batch,), size),
+                features_BPC.new_zeros(batch, HEADS, TURNED + 1, dtype=torch.float32),
+            )
+        else:
+            behind = cache.behind
+        text_BL = torch.cat((behind.bytes_BT, tokens_BL), 1)
+        runs = _Runs(tokens_BL, self._mixed(text_BL, mixes_RE), table_VE)
+        keys, values = runs.mapped(self.key_value.weight).chunk(2, -1)
+        keys = keys + self.patch_key(features_BPC).repeat_interleave(size, 1)
+
+        before_BPC = torch.cat((behind.features_BC[:, None], features_BPC[:, :-1]), 1)
+        gates = self._gates(runs, before_BPC.repeat_interleave(size, 1))
+        counts_BLH = behind.counts_BH[:, None] + gates.cumsum(1)
+        # Padding ends a file or its name; what comes is counted anew.
+        ended = counts_BLH.where((tokens_BL == PAD)[..., None], 0.0).cummax(1).values
+        counts_BLH = counts_BLH - ended
+        bearings = _bearings(counts_BLH)
+        keys = _placed(_heads(keys), self.key_place_HR, bearings.repeat(1, self.times, 1, 1))
+        values = torch.cat((_split(values), bearings.repeat(1, self.times, 1, 1)), -1)
+        start = 0
+        if cache is not None:
+            start = cache.length // size
+            keys, values = cache.append(keys, values)
+        known_BP = _known(patches_BPS, start, behind.known_B)
+        turns_BPHR, sums_BHR = self.counterparts(
+            runs,
+            features_BPC,
+            bearings,
+            torch.cat((behind.known_B[:, None], known_BP[:, :-1]), 1),
+            keys[:, :HEADS],
+            values[:, :HEADS, :, HEAD_WIDTH:],
+            behind.sums_BHR,
+        )
+        if cache is not None:
+            cache.behind = _Behind(
+                text_BL[:, -BEFORE:],
+                features_BPC[:, -1],
+                counts_BLH[:, -1],
+                known_BP[:, -1],
+                sums_BHR,
+            )
+        return Recalled(
+            keys,
+            values,
+            torch.arange(batch, device=tokens_BL.device).repeat_interleave(count),
+            known_BP.flatten(),
+            counts_BLH[:, size - 1 :: size].flatten(0, 1),
+            turns_BPHR.flatten(0, 1),
+            mixes_RE,
+        )
+
+    def counts(
+        self,
+        bytes_NT: Tensor,
+        previous_NS: Tensor,
+        features_NC: Tensor,
+        recalled: Recalled,
+        table_VE: Tensor,
+    ) -> Tensor:
+        """What has been counted before each of the bytes that follow `bytes_NT` one by one in N
+        patches, (N, T + 1, H).
+
+        `previous_NS`, `features_NC`: the patches before these and their features.
+        """
+        counts_NH = recalled.counts_NH
+        if bytes_NT.shape[1] == 0:
+            return counts_NH[:, None]
+        last_NT = previous_NS[:, -BEFORE:]
+        last_NT = F.pad(last_NT, (BEFORE - last_NT.shape[1], 0), value=len(table_VE))
+        mixed = self._mixed(torch.cat((last_NT, bytes_NT), 1), recalled.mixes_RE)
+        gates = self._gates(_Runs(bytes_NT, mixed, table_VE), features_NC[:, None])
+        return counts_NH[:, None] + F.pad(gates.cumsum(1), (0, 0, 1, 0))
+
+    def forward(
+        self,
+        x_NTE: Tensor,
+        recalled: Recalled,
+        counts_NTH: Tensor,
+        time: int,
+        found_NHTR: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """What is added to `x_NTE`, (N, T, E), states of bytes of N patches, and the bearings of
+        what was found, (N, H, T, R): means of unit vectors, so the less sure, the shorter.
+
+        `counts_NTH`: what has been counted before each. `time`: 0, or a later one; then
+        `found_NHTR` are the bearings that the time before it gave. The last time gives none.
+        """
+        heads = slice(time * HEADS, (time + 1) * HEADS)
+        asked_NTI = self.queries[time](self.norms[time](x_NTE))
+        queries = _placed(_heads(asked_NTI), self.query_place_HR[heads], _bearings(counts_NTH))
+        queries = rotate(queries, _pair(recalled.turns_NHR[:, :, None]))
+        if found_NHTR is not None:
+            queries = self._shifted(queries, found_NHTR)
+        queries = (queries * self.scale_H[heads, None, None]).to(asked_NTI.dtype)
+        wanted = HEAD_WIDTH + (TURNED if time < self.times - 1 else 0)
+        found = self._found(
+            queries,
+            recalled._replace(
+                keys_BHLD=recalled.keys_BHLD[:, heads],
+                values_BHLD=recalled.values_BHLD[:, heads, :, :wanted],
+            ),
+        )
+        values, bearings = found.tensor_split([HEAD_WIDTH], -1)
+        return self.dropout(self.outs[time](values.transpose(1, 2).flatten(2))), bearings
+
+    def _found(self, queries_NHTD: Tensor, recalled: Recalled) -> Tensor:
+        keys, values, rows_N, known_N = recalled[:4]
+        per_row = recalled.per_row
+        if per_row is None and len(keys) == 1:
+            per_row = len(rows_N)
+        if per_row is None:
+            found = queries_NHTD.new_empty(*queries_NHTD.shape[:3], values.shape[3])
+            for row in sorted(set(rows_N.tolist())):
+                chosen = (rows_N == row).nonzero()[:, 0]
+                of_row = recalled.at(chosen)._replace(
+                    keys_BHLD=keys[row, None], values_BHLD=values[row, None]
+                )
+                found[chosen] = self._found(queries_NHTD[chosen], of_row).to(found.dtype)
+            return found
+        batch, (_, heads, times, width) = len(keys), queries_NHTD.shape
+        queries_BHQD = (
+            queries_NHTD.view(batch, per_row, heads, times, width).transpose(1, 2).flatten(2, 3)
+        )
+        known_BQ = known_N.view(batch, per_row).repeat_interleave(times, 1)
+        found_BHQD = _look_up(queries_BHQD, keys, values, known_BQ)
+        found = found_BHQD.view(batch, heads, per_row, times, -1)
+        return found.transpose(1, 2).flatten(0, 1)
+
+
+class Counterparts(nn.Module):
+    """Says how far what is counted in a file has come away from what was counted before it.
+
+    Counts that differ by a little for each note, say, are of another note after a hundred. So each
+    byte that is read looks up what it stands for in the files before its own, which is easier than
+    to foresee it, since it knows itself. The difference of the two counts there is a turn; those of
+    all bytes, weighted by how much each is to be trusted and the less the more patches ago it was,
+    and one of none, which stands for what was believed before, are added up. As these are unit
+    vectors, or shorter ones where something else may be meant, those that disagree cancel out.
+    """
+
+    def __init__(self, width: int, patch_width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(2 * width, HEADS * HEAD_WIDTH, bias=False)
+        self.patch_query = nn.Linear(patch_width, HEADS * HEAD_WIDTH, bias=False)
+        self.query_place_HR = nn.Parameter(torch.ones(HEADS, TURNED))
+        self.scale_H = nn.Parameter(torch.ones(HEADS))
+        self.trust = nn.Linear(2 * width, HEADS)
+        self.prior_H = nn.Parameter(torch.full((HEADS,), 1.4))
+        """Logarithms of what no turn weighs."""
+        self.kept_H = nn.Parameter(torch.ones(HEADS))
+        """Of the shares of all sums that are left after a patch, the logits."""
+
+    def forward(
+        self,
+        runs: _Runs,
+        features_BPC: Tensor,
+        bearings_BHTR: Tensor,
+        known_BP: Tensor,
+        keys_BHLD: Tensor,
+        bearings_BHLR: Tensor,
+        sums_BHR: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """What queries are to be turned by behind each patch: (B, P, H, R), cosines, then sines;
+        and the sums of turns and weights behind the last, (B, H, R + 1).
+
+        `bearings_BHTR`: of what is counted in these patches. `known_BP`: how many bytes stand
+        before each one's file. `keys_BHLD`, `bearings_BHLR`: of all bytes that may be looked up.
+        `sums_BHR`: those behind the patch before.
+        """
+        (batch, count, _), size = features_BPC.shape, runs.tokens_BL.shape[1] // known_BP.shape[1]
+        # Bytes of the first file look up nothing. On a GPU, to ask which are would be to wait.
+        first = 0
+        if known_BP.device.type == "cpu":
+            first = min(int(((known_BP == size).all(0)).cumprod(0).sum()), count - 1)
+        runs, bearings_BHTR = runs.since(first * size), bearings_BHTR[:, :, first * size :]
+        known_BT = known_BP[:, first:].repeat_interleave(size, 1)
+        of_patches = self.patch_query(features_BPC[:, first:])
+        queries = _heads(runs.mapped(self.query.weight) + of_patches.repeat_interleave(size, 1))
+        queries = _placed(queries, self.query_place_HR, bearings_BHTR)
+        queries = (queries * self.scale_H[:, None, None]).to(of_patches.dtype)
+        found = _look_up(queries, keys_BHLD, bearings_BHLR, known_BT).float()
+        trust_BTH = F.softplus(runs.mapped(self.trust.weight).float() + self.trust.bias)
+        trust_BTH = trust_BTH * ((runs.tokens_BL != PAD) & (known_BT > size))[..., None]
+
+        # Beside each turn how much it weighs.
+        turns = F.pad(_difference(found, bearings_BHTR), (0, 1), value=1.0)
+        turns = turns * trust_BTH.transpose(1, 2)[..., None]
+        sums_BHPR = turns.view(batch, HEADS, count - first, size, -1).sum(3)
+        sums_BHPR = self._faded(sums_BHPR, sums_BHR)
+        told, weight = sums_BHPR.tensor_split([TURNED], -1)
+        half = torch.ones(TURNED // 2, device=told.device)
+        none_R = torch.cat((half, torch.zeros_like(half)))
+        prior = self.prior_H.exp()[:, None, None]
+        told = (prior * none_R + told) / (prior + weight)
+        told = torch.cat((none_R.expand(batch, HEADS, first, -1), told), 2)
+        return told.transpose(1, 2), sums_BHPR[:, :, -1]
+
+    def _faded(self, sums_BHPR: Tensor, before_BHR: Tensor) -> Tensor:
+        """What is left behind each patch of its own sums and all those before."""
+        places_P = torch.arange(sums_BHPR.shape[2], device=sums_BHPR.device)
+        ago_PP = places_P[:, None] - places_P
+        kept_H11 = F.logsigmoid(self.kept_H)[:, None, None]
+        left_HPP = (kept_H11 * ago_PP.clamp(min=0)).exp() * (ago_PP >= 0)
+        left_HP1 = (kept_H11 * (places_P[:, None] + 1)).exp()
+        return left_HPP @ sums_BHPR + left_HP1 * before_BHR[:, :, None]
+
+
+class _Runs(NamedTuple):
+    """Bytes and what each makes together with those before it."""
+
+    tokens_BL: Tensor
+    mixed_BLE: Tensor
+    table_VE: Tensor
+
+    def since(self, place: int) -> _Runs:
+        return _Runs(self.tokens_BL[:, place:], self.mixed_BLE[:, place:], self.table_VE)
+
+    def mapped(self, weight: Tensor) -> Tensor:
+        """A linear map of each embedded byte beside what it makes with those before it."""
+        of_byte, of_run = weight.tensor_split([self.table_VE.shape[1]], 1)
+        own = F.embedding(self.tokens_BL, F.linear(self.table_VE, of_byte).float())
+        return own + F.linear(self.mixed_BLE, of_run)
+
+
+def _known(patches_BPS: Tensor, start: int, known_B: Tensor) -> Tensor:
+    """How many bytes stand before the file of what comes behind each patch, (B, P).
+
+    `start`: how many patches stand before these, `known_B`: before the file of what came first.
+    """
+    size = patches_BPS.shape[2]
+    places_P = torch.arange(start + 1, start + 1 + patches_BPS.shape[1], device=known_B.device)
+    # Padding ends a file or its name; patches of nothing else only fill a batch.
+    ends_BP = (patches_BPS[..., -1] == PAD) & (patches_BPS[..., 0] != PAD)
+    known_BP = (places_P * size).where(ends_BP, known_B[:, None])
+    return known_BP.cummax(1).values
+
+
+def _look_up(
+    queries_BHQD: Tensor, keys_BHLD: Tensor, values_BHLD: Tensor, known_BQ: Tensor
+) -> Tensor:
+    """Attention to the first `known_BQ` bytes, for each query."""
+    # Fused: rows are long here, and the scores of all would be hundreds of megabytes. For that
+    # keys have to be as wide as values.
+    width, wanted = queries_BHQD.shape[3], values_BHLD.shape[3]
+    wide = max(width, wanted)
+    if known_BQ.device.type == "cpu":
+        longest = int(known_BQ.max())
+        keys_BHLD, values_BHLD = keys_BHLD[:, :, :longest], values_BHLD[:, :, :longest]
+    places_L = torch.arange(keys_BHLD.shape[2], dtype=torch.int32, device=known_BQ.device)
+    found = F.scaled_dot_product_attention(
+        F.pad(queries_BHQD, (0, wide - width)),
+        F.pad(keys_BHLD.to(queries_BHQD.dtype), (0, wide - width)),
+        F.pad(values_BHLD.to(queries_BHQD.dtype), (0, wide - wanted)),
+        attn_mask=(places_L < known_BQ[..., None])[:, None],
+        scale=width**-0.5,
+    )
+    return found[..., :wanted]
+
+
+def _split(x_BTI: Tensor) -> Tensor:
+    return x_BTI.view(*x_BTI.shape[:2], -1, HEAD_WIDTH).transpose(1, 2)
+
+
+def _heads(x_BTI: Tensor) -> Tensor:
+    """Keys or queries of unit deviation, (B, H, T, D)."""
+    return F.rms_norm(_split(x_BTI), (HEAD_WIDTH,))
+
+
+def _bearings(counts_BTH: Tensor) -> Tensor:
+    """Cosines of what pairs are turned by, then sines: (B, H, T, R)."""
+    steps = torch.arange(TURNED // 2, device=counts_BTH.device) / (TURNED // 2 - 1)
+    angles = counts_BTH.transpose(1, 2)[..., None] * (_FASTEST * _SLOWEST**-steps)
+    return torch.cat((angles.cos(), angles.sin()), -1)
+
+
+def _placed(x_BHTD: Tensor, place_HR: Tensor, bearings_BHTR: Tensor) -> Tensor:
+    """Keys or queries turned by what is counted."""
+    turned, rest = x_BHTD.tensor_split([TURNED], -1)
+    placed = rotate(turned + place_HR[:, None], _pair(bearings_BHTR))
+    return torch.cat((placed, rest), -1)
+
+
+def _difference(bearings: Tensor, others: Tensor) -> Tensor:
+    """The bearings of the difference of what two are the bearings of."""
+    (cosines, sines), (other_cosines, other_sines) = _pair(bearings), _pair(others)
+    return torch.cat(
+        (
+            cosines * other_cosines + sines * other_sines,
+            sines * other_cosines - cosines * other_sines,
+        ),
+        -1,
+    )
+
+
+def _pair(bearings_BHTR: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosines and the sines."""
+    cosines, sines = bearings_BHTR.chunk(2, -1)
+    return cosines, sines
