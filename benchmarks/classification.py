@@ -47,7 +47,7 @@ from bytemodel.classify import Confusion, classification, evaluate_files, traini
 from bytemodel.config import preset
 from bytemodel.labelled import BATCH, LabelledFile, LabelledSource
 from bytemodel.linear import COUNTS as RUNS_COUNTED
-from bytemodel.linear import fitted
+from bytemodel.linear import MOST_FITTED, fitted
 from bytemodel.train import pick_device, pick_dtype
 from cpusim.errors import UserError
 
@@ -131,6 +131,7 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     config = preset(options.preset) if start is None else start.config
     source = LabelledSource(data, config, seed=0)
     dtype = pick_dtype(options.dtype, device)
+    new_head = len(source.training) > MOST_FITTED
     rows = []
     beginnings = {} if start is None else {CHECKPOINT: start.model}
     for name, model in (*beginnings.items(), (RANDOM, None)):
@@ -138,10 +139,13 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
             continue
         began = time.monotonic()
         training = training_config(
-            fine_tuning=model is not None, validates=source.validates, **learning.budget(options)
+            fine_tuning=model is not None,
+            new_head=new_head,
+            validates=source.validates,
+            **learning.budget(options),
         )
         run = folder / name.replace(" ", "-")
-        begin = fitted(model, source, seed=training.seed)
+        begin = fitted(model, source, seed=training.seed, new_head=new_head)
         first_look = round(time.monotonic() - began)
         about = {"start": None if model is None else checkpoint.fingerprint(model)}
         learned = classification(begin, source.labels, about=about)

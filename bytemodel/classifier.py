@@ -14,6 +14,7 @@ in each, E width of the byte level, K detectors, Q parts, F width of all that is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
@@ -48,6 +49,8 @@ DRAWS = 4
 """Draws of such patches that are read outside of training, side by side, where one does not hold
 all. Each is pooled by itself, as in training, where one is taken at random; the mean of what is
 made of them counts."""
+_GAIN = 8.0
+"""How many times the step of one weight of the head a step of them all moves a logit, about."""
 _PATCHES_AT_ONCE = 4096
 """What is read in one pass; bounds the memory that this takes."""
 _WINDOWS_AT_ONCE = 256
@@ -87,6 +90,13 @@ class Classifier(nn.Module):
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @property
+    def scale(self) -> float:
+        """What all that is pooled is multiplied by, so that a small step of each of so many weights
+        is a small step of a logit, too (Yang et al. 2022, arXiv 2203.03466); else a fitted head
+        would be lost at once."""
+        return _GAIN / math.sqrt(self.head.in_features)
+
     def get_extra_state(self) -> Tensor:
         return torch.tensor(float(self.closely))
 
@@ -112,9 +122,7 @@ class Classifier(nn.Module):
 
     def deep(self, pooled_BF: Tensor) -> Tensor:
         """Logits (B, L) of what is pooled."""
-        # A small step of each of so many weights is a small step of a logit then, too (Yang et al.
-        # 2022, arXiv 2203.03466); else a fitted head would be lost at once.
-        return cast(Tensor, self.head(pooled_BF * pooled_BF.shape[1] ** -0.5))
+        return cast(Tensor, self.head(pooled_BF * self.scale))
 
     def pooled(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
         """What the head reads, (B, F): of the patch level the mean, the largest, the last, and the

@@ -24,7 +24,8 @@ from cpusim.errors import UserError, nearest
 from cpusim.files import atomic_write, printable_name, read_bytes
 
 _SCHEDULE = {"warmup_steps": 20, "evaluate_every": 200}
-_RATES = {"matrix_lr": 3e-4, "other_lr": 3e-4}
+_NEW_HEAD = {"matrix_lr": 4e-3, "other_lr": 3e-3}
+_FITTED_HEAD = {"matrix_lr": 3e-4, "other_lr": 4e-5}
 """To go on from a head that is fitted; at higher ones a long run fell apart."""
 
 
@@ -74,13 +75,16 @@ def classification(
     )
 
 
-def training_config(*, fine_tuning: bool, validates: bool = False, **chosen: Any) -> TrainConfig:
+def training_config(
+    *, fine_tuning: bool, new_head: bool = False, validates: bool = False, **chosen: Any
+) -> TrainConfig:
     """How to train a classifier, where `chosen` says nothing else.
 
-    `validates`: whether the source has files to choose by. Then the weights are kept that were
-    evaluated best; else the last ones, since the files to judge by should decide nothing.
+    `fine_tuning`: from a model that has learned something; `new_head`: with a head that is not
+    fitted. `validates`: whether the source has files to choose by. Then the weights are kept that
+    were evaluated best; else the last ones, since the files to judge by should decide nothing.
     """
-    rates = {**FINE_TUNING, **_RATES} if fine_tuning else {}
+    rates = {**FINE_TUNING, **(_NEW_HEAD if new_head else _FITTED_HEAD)} if fine_tuning else {}
     keep = {"keep": "best" if validates else "last"}
     return TrainConfig.from_dict({**_SCHEDULE, **keep, **rates, **chosen})
 

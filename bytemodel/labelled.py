@@ -39,7 +39,7 @@ HELD_OUT = 0.2
 VALIDATED, _LEAST_VALIDATED = 0.1, 100
 """The share of the other contents that is validated on, if that many files are. Fewer would choose
 by chance, so nothing is chosen by them."""
-BATCH = 16
+BATCH = 32
 """Files a training step."""
 _MOST_EVALUATED = 512
 """Held-out files that are looked at while training goes on."""
@@ -145,10 +145,8 @@ class LabelledSource:
     """Batches of a folder's files, each file once an epoch, in another order each time.
 
     Files of like length come together. Of one longer than the model's sequence a training batch
-    holds a random window. From the second epoch on a file lacks its first few bytes, others each
-    time: its patches are new then, so that they are not learned by heart. `training`: what is
-    learned. `validation`: what is looked at meanwhile. `held_out`: what to judge by in the end;
-    the same, unless the folder says otherwise.
+    holds a random window. `training`: what is learned. `validation`: what is looked at meanwhile.
+    `held_out`: what to judge by in the end; the same, unless the folder says otherwise.
     Raises `UserError` if the folder has less than two labels, or no file on one side.
     """
 
@@ -232,8 +230,7 @@ class LabelledSource:
         longest = max(int(self._sizes[index]) for index in chosen)
         length = next(length for length in self._lengths if length >= longest)
         rng = np.random.default_rng((self.seed, 1, step))
-        again = step * BATCH >= len(self.training)
-        return self._collate([self.training[index] for index in chosen], length, rng, again=again)
+        return self._collate([self.training[index] for index in chosen], length, rng)
 
     def evaluation(self) -> Sequence[LabelledBatch]:
         """Files to validate on, each by its beginning."""
@@ -286,15 +283,13 @@ class LabelledSource:
         files: Sequence[LabelledFile],
         length: int,
         rng: np.random.Generator | None,
-        *,
-        again: bool = False,
     ) -> LabelledBatch:
         """Files that can no longer be read are left out; in training others of the batch take their
         places, so that its shape stays. Raises `UserError` if none is left."""
         there = []
         for file in files:
             try:
-                there.append((file, self._window(file, length, rng, again=again)))
+                there.append((file, self._window(file, length, rng)))
             except UserError as error:
                 self._leave_out(file, error)
         if not there:
@@ -318,15 +313,9 @@ class LabelledSource:
         file: LabelledFile,
         longest: int,
         rng: np.random.Generator | None,
-        *,
-        again: bool = False,
     ) -> Patches:
-        """The patches of a file that are read, `longest` of them at most. `again`: it was read
-        before."""
-        data, size = read_bytes(file.path), self.config.patch_size
-        if again and rng is not None:
-            data = data[rng.integers(min(size, len(data) // 2 + 1)) :]
-        patches = file_patches(data, file.path.suffix, size)
+        """The patches of a file that are read, `longest` of them at most."""
+        patches = file_patches(read_bytes(file.path), file.path.suffix, self.config.patch_size)
         room = max(len(patches) - longest, 0)
         start = int(rng.integers(room + 1)) if rng is not None else 0
         return window(patches, start, longest)

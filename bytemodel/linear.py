@@ -31,6 +31,9 @@ from bytemodel.labelled import LabelledSource
 from bytemodel.model import ByteModel
 
 WHOLE, IN_PARTS, CLOSE, COUNTS = "whole", "parts", "close", "counts"
+MOST_FITTED = 1 << 15
+"""Files to learn from beyond which nothing is fitted: so many teach the model itself more than can
+be read from what it knows, and a head that fits what it knows is in the way of that."""
 _LOOKED_AT = 2048
 """Files by which is settled what of a file is read."""
 _MOST_READ = 12_000_000
@@ -59,12 +62,14 @@ def fitted(
     *,
     seed: int,
     kinds: Iterable[str] = (WHOLE, IN_PARTS, CLOSE, COUNTS),
+    new_head: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Classifier:
     """A classifier that begins with a byte model, fitted to the source's files.
 
     `start`: None for random weights. `kinds`: the features among which some of the files settle
-    which are read. `progress`: called with how many files of how many are read.
+    which are read. `new_head`: nothing but that is settled, and the head, still zero, is to be
+    learned. `progress`: called with how many files of how many are read.
     """
     torch.manual_seed(seed)
     classifier = Classifier.of(start or ByteModel(source.config), source.labels).eval()
@@ -76,6 +81,11 @@ def fitted(
     read = read.of(scales)
     if CLOSE not in scales:
         classifier.leave_out_bytes()
+    if new_head:
+        torch.nn.init.zeros_(classifier.head.weight)
+        torch.nn.init.zeros_(classifier.head.bias)
+        progress(some, some)
+        return classifier
     total = max(some, min(len(source.training), _most_files(source, scales)))
     if total > some:
         read = read.and_of(_read(classifier, source, scales, range(some, total), progress))
@@ -87,8 +97,7 @@ def fitted(
         classifier.head.weight.zero_()
         for kind, columns in _columns(source.config).items():
             if kind in weights:
-                scale = classifier.head.in_features**0.5
-                classifier.head.weight[:, columns] = scale * weights[kind]
+                classifier.head.weight[:, columns] = weights[kind] / classifier.scale
         classifier.head.bias.copy_(bias_L)
     progress(total, total)
     return classifier

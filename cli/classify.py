@@ -135,7 +135,8 @@ def train(
 
     First of all a linear model is fitted to the files, to so many as two cores read in a quarter
     of an hour: to what the byte model makes of them, and, where they are few, to how often short
-    runs of bytes occur in them. That is no part of --minutes.
+    runs of bytes occur in them. That is no part of --minutes. More than 32,768 files teach the
+    byte model itself more than that; of these, 2,048 are looked at, to see what to read of a file.
 
     Ctrl-C saves the run and ends with exit code 130; --resume goes on as if nothing had
     happened. Options not given are then the run's own.
@@ -166,7 +167,7 @@ def train(
     from bytemodel.classify import classification, evaluate_files, training_config
     from bytemodel.distributed import leads
     from bytemodel.labelled import LabelledSource
-    from bytemodel.linear import fitted
+    from bytemodel.linear import MOST_FITTED, fitted
     from bytemodel.train import pick_device, pick_dtype, read_config, refuse_taken
     from bytemodel.train import train as run_training
     from cli import render
@@ -202,7 +203,11 @@ def train(
         chosen["patience"] = patience
     with render.progress("reading", "files") as progress:
         source = LabelledSource(data, config, seed=chosen.get("seed", 0), progress=progress)
-    training = training_config(fine_tuning=start is not None, validates=source.validates, **chosen)
+    head_only = head_only or bool(before["task"].get("head_only"))
+    new_head = len(source.training) > MOST_FITTED and not head_only
+    training = training_config(
+        fine_tuning=start is not None, new_head=new_head, validates=source.validates, **chosen
+    )
     if training.patience and not source.validates:
         raise UserError(
             f"{data}: has too few files to validate on some, so --patience would look at those that"
@@ -217,11 +222,11 @@ def train(
         about = before["task"]
     if checkpoint.find_resumable(out)[0] is None:
         with render.progress("a first look", "files") as progress:
-            begin = fitted(begin, source, seed=training.seed, progress=progress)
+            begin = fitted(begin, source, seed=training.seed, new_head=new_head, progress=progress)
     task = classification(
         begin,
         source.labels,
-        head_only=head_only or bool(before["task"].get("head_only")),
+        head_only=head_only,
         about=about,
     )
     place = pick_device(device or before.get("device", "auto"))

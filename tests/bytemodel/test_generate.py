@@ -128,7 +128,7 @@ def test_a_prefix_may_end_anywhere_in_a_patch(family: Family, length: int) -> No
     assert found.data.startswith(prefix)
 
 
-SOME_THAT_END = 2, 3, 22, 57, 109
+SOME_THAT_END = 2, 3, 4, 35, 97
 """Seeds of models."""
 
 
@@ -283,7 +283,7 @@ def test_keeping_some_streams_goes_on_with_exactly_those(family: Family, boolean
 def test_streams_that_end_leave_the_others_as_they_are() -> None:
     model, kept = MODELS["local"], 100
     sampling = Sampling(4.0, top_k=kept)
-    files = list(generate(model, "bin", count=24, sampling=sampling, seed=10))
+    files = list(generate(model, "bin", count=24, sampling=sampling, seed=5))
     assert len({len(file.data) for file in files if file.ended}) > 1
     assert {file.ended for file in files} == {True, False}
     for file in files:

@@ -62,7 +62,7 @@ def test_what_is_fitted_is_the_best_for_what_it_reads(
     deviation = pooled.std(0, correction=0)
     for columns in _columns(SMALLEST).values():
         deviation[columns] += 1e-3 * pooled[:, columns].std(correction=0)
-    read = classifier.head.weight * classifier.head.in_features**-0.5
+    read = classifier.head.weight * 8 * classifier.head.in_features**-0.5
     weight = (read * deviation).detach().requires_grad_()
     # What few files hold counts for more.
     rarity = ((1 + len(counts)) / (1 + (counts > 0).sum(0))).log() + 1
@@ -168,6 +168,27 @@ def test_runs_are_counted_unless_there_are_many_files(
     classifier = fitted(random_model("local"), source, seed=4, kinds=[WHOLE, COUNTS])
     assert bool(classifier.wide.weight.any()) != many
     assert classifier.head.weight.any()
+
+
+@pytest.mark.parametrize("closely", [True, False])
+def test_for_a_new_head_only_what_to_read_is_settled(
+    closely: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = LabelledSource(folder, SMALLEST, seed=0)
+    monkeypatch.setattr("bytemodel.linear._LOOKED_AT", 9)
+    monkeypatch.setattr("bytemodel.linear._WHETHER_READ", {CLOSE: (float(closely),)})
+    told: list[tuple[int, int]] = []
+    classifier = fitted(
+        random_model("local"),
+        source,
+        seed=4,
+        new_head=True,
+        progress=lambda *pair: told.append(pair),
+    )
+    assert told[-1] == (9, 9)
+    assert classifier.closely == closely
+    head = (classifier.head.weight, classifier.head.bias, classifier.wide.weight)
+    assert not any(weight.any() for weight in head)
 
 
 def test_the_first_look_is_at_the_same_files_whatever_the_order(folder: Path) -> None:

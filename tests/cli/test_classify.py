@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from PIL import Image
 
 from bytemodel import checkpoint
 from bytemodel.labelled import find_labelled
+from bytemodel.metrics import read_metrics
 from bytemodel.train import read_config
 from cli.training import percent
 from tests.bytemodel.models import random_model
@@ -105,6 +107,22 @@ def test_a_set_that_bgpt_data_made_is_learned_validated_and_tested_as_it_says(
     assert result.stdout.splitlines()[0] == f"{sizes['test']} files that were held out"
     report = json.loads(bgpt("classify", "eval", made, "--model", out, "--json").stdout)
     assert report["files"] == sizes["test"]
+
+
+def test_of_many_files_the_head_is_learned_unless_it_is_all_that_is(
+    folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bytemodel.linear.MOST_FITTED", 5)
+    found = []
+    for name, more in (("all", ()), ("head", ("--head-only",))):
+        out = tmp_path / name
+        bgpt(*quick(folder, model, out, "--steps", 1, *more))
+        first, *_ = read_metrics(out)
+        found.append((read_config(out)["training"]["matrix_lr"], first["loss"]))
+    (learned, chance), (fitted, known) = found
+    assert chance == pytest.approx(math.log(2))
+    assert known < 0.5 * chance
+    assert learned > fitted
 
 
 def test_evaluation_gives_the_figures_of_the_report_as_text_as_json_and_as_a_picture(
