@@ -47,7 +47,7 @@ from bytemodel.classify import Confusion, classification, evaluate_files, traini
 from bytemodel.config import preset
 from bytemodel.labelled import BATCH, LabelledFile, LabelledSource
 from bytemodel.linear import COUNTS as RUNS_COUNTED
-from bytemodel.linear import MOST_FITTED, fitted
+from bytemodel.linear import fitted, learns_head
 from bytemodel.train import pick_device, pick_dtype
 from cpusim.errors import UserError
 
@@ -131,7 +131,7 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     config = preset(options.preset) if start is None else start.config
     source = LabelledSource(data, config, seed=0)
     dtype = pick_dtype(options.dtype, device)
-    new_head = len(source.training) > MOST_FITTED
+    new_head = learns_head(source)
     rows = []
     beginnings = {} if start is None else {CHECKPOINT: start.model}
     for name, model in (*beginnings.items(), (RANDOM, None)):

@@ -31,7 +31,7 @@ from bytemodel.labelled import LabelledSource
 from bytemodel.model import ByteModel
 
 WHOLE, IN_PARTS, CLOSE, COUNTS = "whole", "parts", "close", "counts"
-MOST_FITTED = 1 << 15
+_MOST_FITTED = 1 << 15
 """Files to learn from beyond which nothing is fitted: so many teach the model itself more than can
 be read from what it knows, and a head that fits what it knows is in the way of that."""
 _LOOKED_AT = 2048
@@ -54,6 +54,11 @@ _PENALTIES = 0.03, 0.01, 0.003
 _SETTLED_BY = 8192
 """Files by which anything is settled, at most. The best penalty falls as the number of files that
 are fitted grows."""
+
+
+def learns_head(source: LabelledSource) -> bool:
+    """Whether these files are so many that the head is learned, not fitted."""
+    return len(source.training) > _MOST_FITTED
 
 
 def fitted(

@@ -112,7 +112,7 @@ def test_a_set_that_bgpt_data_made_is_learned_validated_and_tested_as_it_says(
 def test_of_many_files_the_head_is_learned_unless_it_is_all_that_is(
     folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bytemodel.linear.MOST_FITTED", 5)
+    monkeypatch.setattr("bytemodel.linear._MOST_FITTED", 5)
     found = []
     for name, more in (("all", ()), ("head", ("--head-only",))):
         out = tmp_path / name
