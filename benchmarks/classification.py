@@ -47,7 +47,7 @@ from bytemodel.classify import Confusion, classification, evaluate_files, traini
 from bytemodel.config import preset
 from bytemodel.labelled import BATCH, LabelledFile, LabelledSource
 from bytemodel.linear import COUNTS as RUNS_COUNTED
-from bytemodel.linear import fitted, learns_head
+from bytemodel.linear import fitted, learned_config, learns_head
 from bytemodel.train import pick_device, pick_dtype
 from cpusim.errors import UserError
 
@@ -132,6 +132,8 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     source = LabelledSource(data, config, seed=0)
     dtype = pick_dtype(options.dtype, device)
     new_head = learns_head(source)
+    if new_head:
+        config = learned_config(config)
     rows = []
     beginnings = {} if start is None else {CHECKPOINT: start.model}
     for name, model in (*beginnings.items(), (RANDOM, None)):

@@ -34,6 +34,7 @@ WHOLE, IN_PARTS, CLOSE, COUNTS = "whole", "parts", "close", "counts"
 _MOST_FITTED = 1 << 15
 """Files to learn from beyond which nothing is fitted: so many teach the model itself more than can
 be read from what it knows, and a head that fits what it knows is in the way of that."""
+_DROPOUT = 0.1
 _LOOKED_AT = 2048
 """Files by which is settled what of a file is read."""
 _MOST_READ = 12_000_000
@@ -61,6 +62,12 @@ def learns_head(source: LabelledSource) -> bool:
     return len(source.training) > _MOST_FITTED
 
 
+def learned_config(config: ModelConfig) -> ModelConfig:
+    """The byte model's configuration where the head is learned: what has learned files that it
+    never reads twice may have no dropout, but labelled ones are read a few times."""
+    return replace(config, dropout=max(config.dropout, _DROPOUT))
+
+
 def fitted(
     start: ByteModel | None,
     source: LabelledSource,
@@ -77,7 +84,9 @@ def fitted(
     learned. `progress`: called with how many files of how many are read.
     """
     torch.manual_seed(seed)
-    classifier = Classifier.of(start or ByteModel(source.config), source.labels).eval()
+    model = start or ByteModel(source.config)
+    config = learned_config(model.config) if new_head else model.config
+    classifier = Classifier.of(model, source.labels, config).eval()
     some = min(_LOOKED_AT, len(source.training))
     if len(source.training) > _MOST_COUNTED:
         kinds = [kind for kind in kinds if kind != COUNTS]
