@@ -9,7 +9,8 @@ spell them (contextual positions: Golovneva et al. 2024, arXiv 2405.18719). What
 keys and queries, as rotary positions do.
 
 Shape suffixes: B batch, P patches, S patch size, N predicted patches, V vocabulary (257), L bytes,
-T queries, H heads, D head width, R turned width, E width of the byte level, C of the patch level.
+T queries, H heads, D head width, R turned width, M rows of `Recall.mixes`, E width of the byte
+level, C of the patch level.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Recalled(NamedTuple):
     """What `Recall` may look up: keys and values of the bytes of B sequences, (B, H, L, D), and of
     each of N predicted patches the sequence, int64 (N,), how many bytes stand before its file,
     int64 (N,), what each head has counted before it, (N, H), and what `Counterparts` says of that,
-    (N, H, R). `mixes_RE`: of `Recall.mixes`, for what is yet to be counted. `per_row`: how many
+    (N, H, R). `mixes_ME`: of `Recall.mixes`, for what is yet to be counted. `per_row`: how many
     patches each sequence has, if that is known to be the same and they are in order."""
 
     keys_BHLD: Tensor
@@ -49,7 +50,7 @@ class Recalled(NamedTuple):
     known_N: Tensor
     counts_NH: Tensor
     turns_NHR: Tensor
-    mixes_RE: Tensor
+    mixes_ME: Tensor
     per_row: int | None = None
 
     def at(self, index: Tensor, per_row: int | None = None) -> Recalled:
@@ -127,19 +128,19 @@ class Recall(nn.Module):
 
     def mixes(self, table_VE: Tensor) -> Tensor:
         """What `mix` makes of each embedded byte in each place of a run, and of none, one place
-        after the other, (R, E): worked out once, not wherever the byte stands."""
+        after the other, (M, E): worked out once, not wherever the byte stands."""
         padded = F.pad(table_VE, (0, 0, 0, 1))
         maps = self.mix.weight.chunk(1 + BEFORE, 1)
         return torch.cat([F.linear(padded, weight) for weight in maps]).float()
 
-    def _mixed(self, text_BL: Tensor, mixes_RE: Tensor) -> Tensor:
+    def _mixed(self, text_BL: Tensor, mixes_ME: Tensor) -> Tensor:
         """What each byte and those before it make together, (B, L - BEFORE, E), of all bytes but
         the first `BEFORE`, which may be V: nothing stands there."""
         runs_BLK = text_BL.unfold(1, 1 + BEFORE, 1)
         places = 1 + BEFORE
-        first_K = torch.arange(places, device=text_BL.device) * (len(mixes_RE) // places)
+        first_K = torch.arange(places, device=text_BL.device) * (len(mixes_ME) // places)
         rows = (runs_BLK + first_K).flatten(0, 1)
-        mixed = F.embedding_bag(rows, mixes_RE, mode="sum").view(*runs_BLK.shape[:2], -1)
+        mixed = F.embedding_bag(rows, mixes_ME, mode="sum").view(*runs_BLK.shape[:2], -1)
         return mixed.relu().square()
 
     def _gates(self, runs: _Runs, before_BLC: Tensor) -> Tensor:
@@ -171,7 +172,7 @@ class Recall(nn.Module):
         """
         batch, count, size = patches_BPS.shape
         tokens_BL = patches_BPS.flatten(1)
-        mixes_RE = self.mixes(table_VE)
+        mixes_ME = self.mixes(table_VE)
         if cache is None or cache.behind is None:
             behind = _Behind(
                 # Nothing stands before the first.
@@ -185,7 +186,7 @@ class Recall(nn.Module):
         else:
             behind = cache.behind
         text_BL = torch.cat((behind.bytes_BT, tokens_BL), 1)
-        runs = _Runs(tokens_BL, self._mixed(text_BL, mixes_RE), table_VE)
+        runs = _Runs(tokens_BL, self._mixed(text_BL, mixes_ME), table_VE)
         keys, values = runs.mapped(self.key_value.weight).chunk(2, -1)
         keys = keys + self.patch_key(features_BPC).repeat_interleave(size, 1)
 
@@ -196,8 +197,9 @@ class Recall(nn.Module):
         ended = counts_BLH.where((tokens_BL == PAD)[..., None], 0.0).cummax(1).values
         counts_BLH = counts_BLH - ended
         bearings = _bearings(counts_BLH)
-        keys = _placed(_heads(keys), self.key_place_HR, bearings.repeat(1, self.times, 1, 1))
-        values = torch.cat((_split(values), bearings.repeat(1, self.times, 1, 1)), -1)
+        at_all_times = bearings.repeat(1, self.times, 1, 1)
+        keys = _placed(_heads(keys), self.key_place_HR, at_all_times)
+        values = torch.cat((_split(values), at_all_times), -1)
         start = 0
         if cache is not None:
             start = cache.length // size
@@ -227,7 +229,7 @@ class Recall(nn.Module):
             known_BP.flatten(),
             counts_BLH[:, size - 1 :: size].flatten(0, 1),
             turns_BPHR.flatten(0, 1),
-            mixes_RE,
+            mixes_ME,
         )
 
     def counts(
@@ -248,7 +250,7 @@ class Recall(nn.Module):
             return counts_NH[:, None]
         last_NT = previous_NS[:, -BEFORE:]
         last_NT = F.pad(last_NT, (BEFORE - last_NT.shape[1], 0), value=len(table_VE))
-        mixed = self._mixed(torch.cat((last_NT, bytes_NT), 1), recalled.mixes_RE)
+        mixed = self._mixed(torch.cat((last_NT, bytes_NT), 1), recalled.mixes_ME)
         gates = self._gates(_Runs(bytes_NT, mixed, table_VE), features_NC[:, None])
         return counts_NH[:, None] + F.pad(gates.cumsum(1), (0, 0, 1, 0))
 
@@ -424,18 +426,35 @@ def _look_up(
     # keys have to be as wide as values.
     width, wanted = queries_BHQD.shape[3], values_BHLD.shape[3]
     wide = max(width, wanted)
+    queries = F.pad(queries_BHQD, (0, wide - width))
+    keys = F.pad(keys_BHLD.to(queries.dtype), (0, wide - width))
+    values = F.pad(values_BHLD.to(queries.dtype), (0, wide - wanted))
     if known_BQ.device.type == "cpu":
-        longest = int(known_BQ.max())
-        keys_BHLD, values_BHLD = keys_BHLD[:, :, :longest], values_BHLD[:, :, :longest]
-    places_L = torch.arange(keys_BHLD.shape[2], dtype=torch.int32, device=known_BQ.device)
-    found = F.scaled_dot_product_attention(
-        F.pad(queries_BHQD, (0, wide - width)),
-        F.pad(keys_BHLD.to(queries_BHQD.dtype), (0, wide - width)),
-        F.pad(values_BHLD.to(queries_BHQD.dtype), (0, wide - wanted)),
-        attn_mask=(places_L < known_BQ[..., None])[:, None],
-        scale=width**-0.5,
-    )
+        found = _attended_in_runs(queries, keys, values, known_BQ, width**-0.5)
+    else:
+        places_L = torch.arange(keys.shape[2], dtype=torch.int32, device=known_BQ.device)
+        mask = (places_L < known_BQ[..., None])[:, None]
+        found = F.scaled_dot_product_attention(queries, keys, values, mask, scale=width**-0.5)
     return found[..., :wanted]
+
+
+def _attended_in_runs(
+    queries_BHQD: Tensor, keys_BHLD: Tensor, values_BHLD: Tensor, known_BQ: Tensor, scale: float
+) -> Tensor:
+    """The same, those queries of a row together that follow one another and know as much: what
+    stands behind a file knows all of it, and a mask would have all others read that too."""
+    found = []
+    for *row, known_Q in zip(queries_BHQD, keys_BHLD, values_BHLD, known_BQ, strict=True):
+        queries, keys, values = (tensor[None] for tensor in row)
+        lengths, counts = (of.tolist() for of in known_Q.unique_consecutive(return_counts=True))
+        runs = [
+            F.scaled_dot_product_attention(
+                of_run, keys[:, :, :length], values[:, :, :length], scale=scale
+            )
+            for of_run, length in zip(queries.split(counts, 2), lengths, strict=True)
+        ]
+        found.append(torch.cat(runs, 2))
+    return torch.cat(found)
 
 
 def _split(x_BTI: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The tables of classification and fine-tuning say what their results say."""
+"""The tables say what the results say."""
 
 from __future__ import annotations
 

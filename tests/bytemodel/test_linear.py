@@ -23,13 +23,7 @@ from bytemodel.linear import (
     fitted,
     learned_config,
 )
-from tests.bytemodel.kinds import write_files
 from tests.bytemodel.models import SMALLEST, random_model
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_files(tmp_path_factory.mktemp("labelled") / "data")
 
 
 def test_what_is_fitted_is_the_best_for_what_it_reads(

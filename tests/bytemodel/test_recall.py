@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bytemodel.model import ByteModel
 from bytemodel.patches import PAD, VOCABULARY
-from bytemodel.recall import BEFORE, HEAD_WIDTH, Recall, RecallCache, Recalled
+from bytemodel.recall import BEFORE, HEAD_WIDTH, Recall, RecallCache, Recalled, _look_up
 from tests.bytemodel.models import SMALLEST, random_model
 
 WIDTH, PATCH_WIDTH, SIZE, PATCHES = 12, 8, 4, 8
@@ -209,6 +209,27 @@ def test_a_state_gets_what_a_plain_computation_gives(recall: Recall) -> None:
             close(found[number, :, place], bearings)
             added, _ = plainly(recall, states[1, number, place], 1, bearings, *before)
             close(second[number, place], added)
+
+
+def test_what_is_not_known_yet_neither_tells_nor_learns() -> None:
+    torch.manual_seed(3)
+    queries, keys, values = (
+        torch.randn(3, 2, length, width, requires_grad=True)
+        for length, width in ((6, 8), (20, 8), (20, 12))
+    )
+    known = torch.tensor([[4, 4, 9, 9, 9, 20], [20] * 6, [7] * 6])
+    found = _look_up(queries, keys, values, known)
+    scores = queries @ keys.transpose(2, 3) / math.sqrt(8)
+    unknown = (torch.arange(20) >= known[..., None])[:, None]
+    plain = scores.masked_fill(unknown, -torch.inf).softmax(-1) @ values
+    torch.testing.assert_close(found, plain)
+    weights = torch.randn_like(plain)
+    for of_found, of_plain in zip(
+        torch.autograd.grad((weights * found).sum(), (queries, keys, values)),
+        torch.autograd.grad((weights * plain).sum(), (queries, keys, values)),
+        strict=True,
+    ):
+        torch.testing.assert_close(of_found, of_plain)
 
 
 @torch.inference_mode()
