@@ -38,14 +38,15 @@ BEFORE = 3
 
 
 class Recalled(NamedTuple):
-    """What `Recall` may look up: keys and values of the bytes of B sequences, (B, H, L, D), and of
-    each of N predicted patches the sequence, int64 (N,), how many bytes stand before its file,
+    """What `Recall` may look up: of each time keys and values of the bytes of B sequences,
+    (B, H, L, D) and, but for the last time, with bearings behind, (B, H, L, D + R), and of each of
+    N predicted patches the sequence, int64 (N,), how many bytes stand before its file,
     int64 (N,), what each head has counted before it, (N, H), and what `Counterparts` says of that,
     (N, H, R). `mixes_ME`: of `Recall.mixes`, for what is yet to be counted. `per_row`: how many
     patches each sequence has, if that is known to be the same and they are in order."""
 
-    keys_BHLD: Tensor
-    values_BHLD: Tensor
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
     rows_N: Tensor
     known_N: Tensor
     counts_NH: Tensor
@@ -165,8 +166,7 @@ class Recall(nn.Module):
         cache: RecallCache | None = None,
     ) -> Recalled:
         """What may be looked up behind each patch, in rows b * P + p; of all bytes, those that the
-        cache holds first, the keys, (B, H, L, D), and the values and bearings, (B, H, L, D + R), H
-        heads of each time.
+        cache holds first, the keys and values.
 
         `table_VE`: what each byte is embedded as.
         """
@@ -197,21 +197,32 @@ class Recall(nn.Module):
         ended = counts_BLH.where((tokens_BL == PAD)[..., None], 0.0).cummax(1).values
         counts_BLH = counts_BLH - ended
         bearings = _bearings(counts_BLH)
-        at_all_times = bearings.repeat(1, self.times, 1, 1)
-        keys = _placed(_heads(keys), self.key_place_HR, at_all_times)
-        values = torch.cat((_split(values), at_all_times), -1)
+        places = torch.unflatten(self.key_place_HR, 0, (self.times, HEADS))
+        by_time = torch.unflatten(_heads(keys), 1, (self.times, HEADS))
+        keys_by_time = _placed(by_time, places, bearings[:, None]).unbind(1)
+        values_by_time = _split(values).chunk(self.times, 1)
         start = 0
-        if cache is not None:
+        if cache is None:
+            *earlier, last = values_by_time
+            values_by_time = *(torch.cat((of_time, bearings), -1) for of_time in earlier), last
+            to_be_found = bearings
+        else:
             start = cache.length // size
-            keys, values = cache.append(keys, values)
+            keys, values = cache.append(
+                torch.cat(keys_by_time, 1),
+                torch.cat([torch.cat((of_time, bearings), -1) for of_time in values_by_time], 1),
+            )
+            keys_by_time, values_by_time = keys.chunk(self.times, 1), values.chunk(self.times, 1)
+            to_be_found = values_by_time[0][..., HEAD_WIDTH:]
+            values_by_time = *values_by_time[:-1], values_by_time[-1][..., :HEAD_WIDTH]
         known_BP = _known(patches_BPS, start, behind.known_B)
         turns_BPHR, sums_BHR = self.counterparts(
             runs,
             features_BPC,
             bearings,
             torch.cat((behind.known_B[:, None], known_BP[:, :-1]), 1),
-            keys[:, :HEADS],
-            values[:, :HEADS, :, HEAD_WIDTH:],
+            keys_by_time[0],
+            to_be_found,
             behind.sums_BHR,
         )
         if cache is not None:
@@ -223,8 +234,8 @@ class Recall(nn.Module):
                 sums_BHR,
             )
         return Recalled(
-            keys,
-            values,
+            keys_by_time,
+            values_by_time,
             torch.arange(batch, device=tokens_BL.device).repeat_interleave(count),
             known_BP.flatten(),
             counts_BLH[:, size - 1 :: size].flatten(0, 1),
@@ -275,37 +286,29 @@ class Recall(nn.Module):
         if found_NHTR is not None:
             queries = self._shifted(queries, found_NHTR)
         queries = (queries * self.scale_H[heads, None, None]).to(asked_NTI.dtype)
-        wanted = HEAD_WIDTH + (TURNED if time < self.times - 1 else 0)
-        found = self._found(
-            queries,
-            recalled._replace(
-                keys_BHLD=recalled.keys_BHLD[:, heads],
-                values_BHLD=recalled.values_BHLD[:, heads, :, :wanted],
-            ),
-        )
+        found = self._found(queries, recalled.keys[time], recalled.values[time], recalled)
         values, bearings = found.tensor_split([HEAD_WIDTH], -1)
         return self.dropout(self.outs[time](values.transpose(1, 2).flatten(2))), bearings
 
-    def _found(self, queries_NHTD: Tensor, recalled: Recalled) -> Tensor:
-        keys, values, rows_N, known_N = recalled[:4]
-        per_row = recalled.per_row
-        if per_row is None and len(keys) == 1:
+    def _found(
+        self, queries_NHTD: Tensor, keys_BHLD: Tensor, values_BHLD: Tensor, recalled: Recalled
+    ) -> Tensor:
+        rows_N, known_N, per_row = recalled.rows_N, recalled.known_N, recalled.per_row
+        if per_row is None and len(keys_BHLD) == 1:
             per_row = len(rows_N)
         if per_row is None:
-            found = queries_NHTD.new_empty(*queries_NHTD.shape[:3], values.shape[3])
+            found = queries_NHTD.new_empty(*queries_NHTD.shape[:3], values_BHLD.shape[3])
             for row in sorted(set(rows_N.tolist())):
                 chosen = (rows_N == row).nonzero()[:, 0]
-                of_row = recalled.at(chosen)._replace(
-                    keys_BHLD=keys[row, None], values_BHLD=values[row, None]
-                )
-                found[chosen] = self._found(queries_NHTD[chosen], of_row).to(found.dtype)
+                of_row = keys_BHLD[row, None], values_BHLD[row, None], recalled.at(chosen)
+                found[chosen] = self._found(queries_NHTD[chosen], *of_row).to(found.dtype)
             return found
-        batch, (_, heads, times, width) = len(keys), queries_NHTD.shape
+        batch, (_, heads, times, width) = len(keys_BHLD), queries_NHTD.shape
         queries_BHQD = (
             queries_NHTD.view(batch, per_row, heads, times, width).transpose(1, 2).flatten(2, 3)
         )
         known_BQ = known_N.view(batch, per_row).repeat_interleave(times, 1)
-        found_BHQD = _look_up(queries_BHQD, keys, values, known_BQ)
+        found_BHQD = _look_up(queries_BHQD, keys_BHLD, values_BHLD, known_BQ)
         found = found_BHQD.view(batch, heads, per_row, times, -1)
         return found.transpose(1, 2).flatten(0, 1)
 
@@ -474,9 +477,9 @@ def _bearings(counts_BTH: Tensor) -> Tensor:
 
 
 def _placed(x_BHTD: Tensor, place_HR: Tensor, bearings_BHTR: Tensor) -> Tensor:
-    """Keys or queries turned by what is counted."""
-    turned, rest = x_BHTD.tensor_split([TURNED], -1)
-    placed = rotate(turned + place_HR[:, None], _pair(bearings_BHTR))
+    """Keys or queries turned by what is counted; those of several times have one dimension more."""
+    turned, rest = torch.split(x_BHTD, [TURNED, x_BHTD.shape[-1] - TURNED], -1)
+    placed = rotate(turned + place_HR[..., None, :], _pair(bearings_BHTR))
     return torch.cat((placed, rest), -1)
 
 
