@@ -24,8 +24,8 @@ WIDTH, TALL = 1200, 3000
 
 class Page(NamedTuple):
     """`command`: what makes it, but for where; `page`: its place in what is made. `prepare`: a
-    script that returns how much of it, from the top, is to be seen. `colours`: a page has few, and
-    the picture is a third of the size."""
+    script that returns from where to where, from the top, it is to be seen. `colours`: a page has
+    few, and the picture is a third of the size."""
 
     command: str
     page: str
@@ -44,14 +44,17 @@ PAGES = {
         const select = document.getElementById('program');
         select.value = steps.indexOf(Math.max(...steps));
         select.dispatchEvent(new Event('change'));
-        return document.getElementById('heat2').getBoundingClientRect().bottom + 24;
+        return [0, document.getElementById('heat2').getBoundingClientRect().bottom + 24];
         """,
         128,
     ),
     "gallery": Page(
-        "bgpt gallery -o {}",
+        "bgpt gallery -o {} -n 2",
         "index.html",
-        "return document.documentElement.scrollHeight;",
+        """
+        const place = (selector) => document.querySelector(selector).getBoundingClientRect();
+        return [place('#room-audio').top - 24, place('#room-music li').bottom + 6];
+        """,
         256,
     ),
 }
@@ -73,7 +76,7 @@ def main() -> None:
 
 
 def photograph(page: Path, prepare: str) -> bytes:
-    """The page from its top to where `prepare` says, as PNG."""
+    """The part of the page that `prepare` says, as PNG."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in (
@@ -87,9 +90,10 @@ def photograph(page: Path, prepare: str) -> bytes:
     browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         browser.get(page.resolve().as_uri())
-        height = browser.execute_script(prepare)
-        area = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": 1}
-        shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": area})
+        top, bottom = browser.execute_script(prepare)
+        area = {"x": 0, "y": top, "width": WIDTH, "height": bottom - top, "scale": 1}
+        how = {"clip": area, "captureBeyondViewport": True}
+        shot = browser.execute_cdp_cmd("Page.captureScreenshot", how)
         return base64.b64decode(shot["data"])
     finally:
         browser.quit()
