@@ -385,10 +385,8 @@ def classification(results: list[dict[str, Any]]) -> str:
         " checkpoint, from random weights of the same shape, by the classifier's counts of runs of"
         f" bytes alone, and by a linear model; {results[0]['statement']}. A min + B: A for the"
         " first look, which fits a linear model to what the weights it begins with make of files"
-        " and to those counts (of pictures, which are many, it only settles what is read, and the"
-        " classifier learns from zero), B to go on from there, unless that did worse on validation,"
-        " so that the first look was kept; B alone: by a classifier before, which looked at nothing"
-        " first.",
+        " and to those counts, B to go on from there, unless that did worse on validation, so that"
+        " the first look was kept; B alone: by a classifier before, which looked at nothing first.",
         "",
         "| files | test files | goal | begun from | accuracy | macro-F1 |",
         "|---|---|---|---|---|---|",
