@@ -429,6 +429,10 @@ def _look_up(
     # keys have to be as wide as values.
     width, wanted = queries_BHQD.shape[3], values_BHLD.shape[3]
     wide = max(width, wanted)
+    if known_BQ.device.type == "cpu":
+        # A file that is being written grows, and none of it is known.
+        longest = int(known_BQ.max())
+        keys_BHLD, values_BHLD = keys_BHLD[:, :, :longest], values_BHLD[:, :, :longest]
     queries = F.pad(queries_BHQD, (0, wide - width))
     keys = F.pad(keys_BHLD.to(queries.dtype), (0, wide - width))
     values = F.pad(values_BHLD.to(queries.dtype), (0, wide - wanted))
