@@ -35,6 +35,7 @@ _MOST_FITTED = 1 << 15
 """Files to learn from beyond which nothing is fitted: so many teach the model itself more than can
 be read from what it knows, and a head that fits what it knows is in the way of that."""
 _DROPOUT = 0.1
+"""At least, where the head is learned; not measured by itself."""
 _LOOKED_AT = 2048
 """Files by which is settled what of a file is read."""
 _MOST_READ = 12_000_000
