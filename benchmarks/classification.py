@@ -47,7 +47,7 @@ from bytemodel.classify import Confusion, classification, evaluate_files, traini
 from bytemodel.config import preset
 from bytemodel.labelled import BATCH, LabelledFile, LabelledSource
 from bytemodel.linear import COUNTS as RUNS_COUNTED
-from bytemodel.linear import fitted, learned_config, learns_head
+from bytemodel.linear import fitted, learns_head
 from bytemodel.train import pick_device, pick_dtype
 from cpusim.errors import UserError
 
@@ -132,8 +132,6 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     source = LabelledSource(data, config, seed=0)
     dtype = pick_dtype(options.dtype, device)
     new_head = learns_head(source)
-    if new_head:
-        config = learned_config(config)
     rows = []
     beginnings = {} if start is None else {CHECKPOINT: start.model}
     for name, model in (*beginnings.items(), (RANDOM, None)):
@@ -150,7 +148,7 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         begin = fitted(model, source, seed=training.seed, new_head=new_head)
         first_look = round(time.monotonic() - began)
         about = {"start": None if model is None else checkpoint.fingerprint(model)}
-        learned = classification(begin, source.labels, about=about)
+        learned = classification(begin, source.labels, mixed=new_head, about=about)
         outcome = learning.learn(run, config, training, source, learned, options)
         classifier = checkpoint.load_classifier(run, device=device).model
         rows.append(

@@ -80,12 +80,9 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.wide.weight)
 
     @classmethod
-    def of(
-        cls, model: ByteModel, labels: Sequence[str], config: ModelConfig | None = None
-    ) -> Classifier:
-        """A classifier that begins with a byte model's weights, and a new head. `config`: the
-        model's own unless given."""
-        classifier = cls(config or model.config, labels)
+    def of(cls, model: ByteModel, labels: Sequence[str]) -> Classifier:
+        """A classifier that begins with a byte model's weights, and a new head."""
+        classifier = cls(model.config, labels)
         classifier.model.load_state_dict(model.state_dict())
         return classifier.to(next(model.parameters()).device)
 

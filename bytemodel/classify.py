@@ -27,6 +27,8 @@ _SCHEDULE = {"warmup_steps": 20, "evaluate_every": 200}
 _NEW_HEAD = {"matrix_lr": 4e-3, "other_lr": 3e-3}
 _FITTED_HEAD = {"matrix_lr": 3e-4, "other_lr": 4e-5}
 """To go on from a head that is fitted; at higher ones a long run fell apart."""
+_MIXED = 0.5
+"""The share of files that hold a stretch of another, where they are mixed."""
 
 
 def classification(
@@ -34,14 +36,16 @@ def classification(
     labels: Sequence[str],
     *,
     head_only: bool = False,
+    mixed: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> Task:
     """Classification as something that `train.train` can learn.
 
     `start`: the byte model that the classifier begins with, or a classifier such as `fitted` makes
-    of one; None: random weights. `head_only`: the byte model stays as it is. `about`: what else
-    the run's record should say, and, to go on with a run whose own weights are there, what it says;
-    `start` there is the fingerprint of what the classifier begins with, None for random weights.
+    of one; None: random weights. `head_only`: the byte model stays as it is. `mixed`: half of what
+    is learned from are mixtures of two files, see `mixtures`. `about`: what else the run's record
+    should say, and, to go on with a run whose own weights are there, what it says; `start` there is
+    the fingerprint of what the classifier begins with, None for random weights.
     Raises `UserError` if the byte model would stay random.
     """
     known = start.model if isinstance(start, Classifier) else start
@@ -60,13 +64,14 @@ def classification(
 
     return Task(
         build=build,
-        loss=loss_and_hits,
+        loss=mixed_loss_and_hits if mixed else loss_and_hits,
         measures=lambda loss, hits: {"loss": loss, "accuracy": hits.float().mean().item()},
         rate="files_per_second",
         plot=plot,
         about={
             "kind": "classification",
             "head_only": head_only,
+            "mixed": mixed,
             **told,
         },
         many_shapes=True,
@@ -97,6 +102,41 @@ def loss_and_hits(
     logits_BL = classifier(patches_BPS, lengths_B).float()
     loss = F.cross_entropy(logits_BL, labels_B)
     return loss, loss.detach(), logits_BL.detach().argmax(-1) == labels_B
+
+
+def mixed_loss_and_hits(
+    classifier: Classifier, patches_BPS: Tensor, lengths_B: Tensor, labels_B: Tensor
+) -> tuple[Tensor, ...]:
+    """`loss_and_hits`, in training of `mixtures`: each asks for both labels, as much as it holds of
+    each file. What is right is the label of the file that holds the stretch."""
+    if not classifier.training:
+        return loss_and_hits(classifier, patches_BPS, lengths_B, labels_B)
+    patches_BPS, others_B, own_B = mixtures(patches_BPS, lengths_B)
+    logits_BL = classifier(patches_BPS, lengths_B).float()
+    own_loss_B = F.cross_entropy(logits_BL, labels_B, reduction="none")
+    other_loss_B = F.cross_entropy(logits_BL, labels_B[others_B], reduction="none")
+    loss = torch.lerp(other_loss_B, own_loss_B, own_B).mean()
+    return loss, loss.detach(), logits_BL.detach().argmax(-1) == labels_B
+
+
+def mixtures(patches_BPS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Half of the files with a stretch of patches, of any length and anywhere behind the extension,
+    in place of which those of another file of the batch stand; what is read a few times is then
+    not learned by heart (Yun et al. 2019, arXiv 1905.04899).
+
+    The patches, which file of the batch each may hold a stretch of (B,), and the share of its own
+    patches that each still holds (B,).
+    """
+    others_B = torch.rand(len(lengths_B), device=lengths_B.device).argsort()
+    shorter_B = torch.minimum(lengths_B, lengths_B[others_B])
+    mixed_B, share_B, place_B = torch.rand(3, len(lengths_B), device=lengths_B.device)
+    width_B = (shorter_B * share_B * (mixed_B < _MIXED)).long()
+    first_B = 1 + ((shorter_B - width_B) * place_B).long()
+    places_P = torch.arange(patches_BPS.shape[1], device=lengths_B.device)
+    behind_BP = places_P - first_B[:, None]
+    taken_BP = (behind_BP >= 0) & (behind_BP < width_B[:, None])
+    mixed_BPS = torch.where(taken_BP[..., None], patches_BPS[others_B], patches_BPS)
+    return mixed_BPS, others_B, 1 - width_B / (lengths_B - 1).clamp(min=1)
 
 
 @dataclass(frozen=True)

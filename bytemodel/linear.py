@@ -34,8 +34,6 @@ WHOLE, IN_PARTS, CLOSE, COUNTS = "whole", "parts", "close", "counts"
 _MOST_FITTED = 1 << 15
 """Files to learn from beyond which nothing is fitted: so many teach the model itself more than can
 be read from what it knows, and a head that fits what it knows is in the way of that."""
-_DROPOUT = 0.1
-"""At least, where the head is learned; not measured by itself."""
 _LOOKED_AT = 2048
 """Files by which is settled what of a file is read."""
 _MOST_READ = 12_000_000
@@ -63,12 +61,6 @@ def learns_head(source: LabelledSource) -> bool:
     return len(source.training) > _MOST_FITTED
 
 
-def learned_config(config: ModelConfig) -> ModelConfig:
-    """The byte model's configuration where the head is learned: what has learned files that it
-    never reads twice may have no dropout, but labelled ones are read a few times."""
-    return replace(config, dropout=max(config.dropout, _DROPOUT))
-
-
 def fitted(
     start: ByteModel | None,
     source: LabelledSource,
@@ -86,8 +78,7 @@ def fitted(
     """
     torch.manual_seed(seed)
     model = start or ByteModel(source.config)
-    config = learned_config(model.config) if new_head else model.config
-    classifier = Classifier.of(model, source.labels, config).eval()
+    classifier = Classifier.of(model, source.labels).eval()
     some = min(_LOOKED_AT, len(source.training))
     if len(source.training) > _MOST_COUNTED:
         kinds = [kind for kind in kinds if kind != COUNTS]

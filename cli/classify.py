@@ -167,7 +167,7 @@ def train(
     from bytemodel.classify import classification, evaluate_files, training_config
     from bytemodel.distributed import leads
     from bytemodel.labelled import LabelledSource
-    from bytemodel.linear import fitted, learned_config, learns_head
+    from bytemodel.linear import fitted, learns_head
     from bytemodel.train import pick_device, pick_dtype, read_config, refuse_taken
     from bytemodel.train import train as run_training
     from cli import render
@@ -205,8 +205,6 @@ def train(
         source = LabelledSource(data, config, seed=chosen.get("seed", 0), progress=progress)
     head_only = head_only or bool(before["task"].get("head_only"))
     new_head = learns_head(source) and not head_only
-    if new_head:
-        config = learned_config(config)
     training = training_config(
         fine_tuning=start is not None, new_head=new_head, validates=source.validates, **chosen
     )
@@ -229,6 +227,7 @@ def train(
         begin,
         source.labels,
         head_only=head_only,
+        mixed=new_head,
         about=about,
     )
     place = pick_device(device or before.get("device", "auto"))

@@ -37,6 +37,8 @@ from bytemodel.classify import (
     classification,
     evaluate_files,
     loss_and_hits,
+    mixed_loss_and_hits,
+    mixtures,
     plot,
     training_config,
 )
@@ -637,6 +639,72 @@ def test_the_loss_that_is_told_is_the_cross_entropy_of_the_labels() -> None:
     assert loss.requires_grad
     assert not told.requires_grad
     assert torch.equal(hits, probabilities.argmax(-1) == labels)
+
+
+def files_of(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of files of which each patch tells from which file and place it is."""
+    patches = torch.full((len(lengths), max(lengths), SIZE), PAD)
+    for row, length in enumerate(lengths):
+        patches[row, :length] = 1000 * (row + 1) + torch.arange(length)[:, None]
+    return patches, torch.tensor(lengths)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 2**32))
+def test_a_mixture_holds_one_stretch_of_one_other_file(lengths: list[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    patches, lengths_B = files_of(lengths)
+    mixed, others, own = mixtures(patches, lengths_B)
+    assert sorted(others.tolist()) == list(range(len(lengths)))
+    for row, length in enumerate(lengths):
+        other = int(others[row])
+        assert torch.equal(mixed[row, length:], patches[row, length:])
+        taken = [i for i in range(length) if not torch.equal(mixed[row, i], patches[row, i])]
+        assert 0 not in taken
+        assert taken == [taken[0] + i for i in range(len(taken))]
+        assert torch.equal(mixed[row, taken], patches[other, taken])
+        assert all(place < lengths[other] for place in taken)
+        if other != row:
+            assert own[row].item() == pytest.approx(1 - len(taken) / max(length - 1, 1))
+
+
+def test_half_of_the_files_are_mixed_with_stretches_of_any_length_and_anywhere() -> None:
+    torch.manual_seed(0)
+    patches, lengths = files_of([101] * 4000)
+    mixed, _, own = mixtures(patches, lengths)
+    whole = own == 1
+    assert whole.float().mean() == pytest.approx(0.5, abs=0.03)
+    assert torch.equal(mixed[whole], patches[whole])
+    for share in (0.1, 0.5, 0.9):
+        assert (own[~whole] < share).float().mean() == pytest.approx(share, abs=0.04)
+    taken = (mixed != patches).any(-1)[:, 1:].float().mean(0)
+    assert taken.mean() == pytest.approx(0.25, abs=0.02)
+    assert taken[:50].mean() == pytest.approx(taken[50:].mean().item(), abs=0.02)
+    assert taken.min() > 0.01
+
+
+def test_a_mixture_asks_for_both_labels_by_what_it_holds_of_each() -> None:
+    classifier = random_classifier()
+    patches = torch.randint(0, 256, (6, 9, SIZE))
+    lengths, labels = torch.tensor([9, 9, 8, 9, 7, 9]), torch.tensor([0, 1, 2, 0, 1, 2])
+    plain = loss_and_hits(classifier, patches, lengths, labels)
+    judged = mixed_loss_and_hits(classifier, patches, lengths, labels)
+    assert all(torch.equal(one, other) for one, other in zip(plain, judged, strict=True))
+    # What is read closely is drawn in training.
+    classifier.leave_out_bytes()
+    classifier.train()
+    torch.manual_seed(5)
+    mixed, others, own = mixtures(patches, lengths)
+    assert own.min() < 1
+    logs = classifier(mixed, lengths).log_softmax(-1)
+    expected = -sum(
+        own[row] * logs[row, labels[row]] + (1 - own[row]) * logs[row, labels[others[row]]]
+        for row in range(6)
+    )
+    torch.manual_seed(5)
+    loss, told, hits = mixed_loss_and_hits(classifier, patches, lengths, labels)
+    assert loss.item() == told.item() == pytest.approx(expected.item() / 6, rel=1e-4)
+    assert loss.requires_grad
+    assert torch.equal(hits, logs.argmax(-1) == labels)
 
 
 # Figures ------------------------------------------------------------------------------

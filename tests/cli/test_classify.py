@@ -118,7 +118,9 @@ def test_of_many_files_the_head_is_learned_unless_it_is_all_that_is(
         out = tmp_path / name
         bgpt(*quick(folder, model, out, "--steps", 1, *more))
         first, *_ = read_metrics(out)
-        found.append((read_config(out)["training"]["matrix_lr"], first["loss"]))
+        config = read_config(out)
+        assert config["task"]["mixed"] == (name == "all")
+        found.append((config["training"]["matrix_lr"], first["loss"]))
     (learned, chance), (fitted, known) = found
     assert chance == pytest.approx(math.log(2))
     assert known < 0.5 * chance
