@@ -341,18 +341,28 @@ def compressors(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def converted_by(about: dict[str, Any]) -> str:
+    """The model of a conversion, and how it was trained."""
+    trained = about["trained"]
+    place = "a GPU" if trained["device"] == "cuda" else "CPU cores"
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in WEIGHTS.glob("*.pt")}
+    ships = "ships" if about["sha256"] in hashes else "does not ship"
+    return (
+        f"by one model of {about['parameters'] / 1e6:.1f} M parameters, which {ships}, after"
+        f" {trained['step']:,} updates in {trained['seconds'] / 60:.0f} minutes on {place}"
+    )
+
+
+_BITS_OF_TARGETS = "Bits per byte of the target where the source is known, by the model and by xz"
+
+
 def conversion(result: dict[str, Any]) -> str:
     """The table of tunes converted."""
-    about = result["checkpoint"]
-    trained = about["trained"]
-    where_trained = "a GPU" if trained["device"] == "cuda" else "CPU cores"
     lines = [
-        f"Tunes converted by one model of {about['parameters'] / 1e6:.1f} M parameters, which does"
-        f" not ship, after {trained['step']:,} updates in {trained['seconds'] / 60:.0f} minutes on"
-        f" {where_trained}: {result['set']['tunes']} tunes of {result['set']['side']},"
-        f" {result['decoding']}. Bits per byte of the target where the source is known, by the"
-        " model and by xz; files that can be read; notes right in pitch, onset and duration, of all"
-        " notes; tunes of which every note is.",
+        f"Tunes converted {converted_by(result['checkpoint'])}: {result['set']['tunes']} tunes of"
+        f" {result['set']['side']}, {result['decoding']}. {_BITS_OF_TARGETS}; files that can be"
+        " read; notes right in pitch, onset and duration, of all notes; tunes of which every note"
+        " is.",
         "",
         "| conversion | by | bits per byte | xz | readable | notes right | whole tunes right |",
         "|---|---|---|---|---|---|---|",
@@ -372,6 +382,33 @@ def conversion(result: dict[str, Any]) -> str:
             f"{row['readable_files']} of {row['tunes']}",
             percent(row["notes_right"]),
             f"{row['tunes_with_every_note_right']} of {row['tunes']}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", measured_on([result])]
+    return "\n".join(lines)
+
+
+def exact_conversion(result: dict[str, Any]) -> str:
+    """The table of terminfo entries converted."""
+    lines = [
+        f"Terminfo entries converted {converted_by(result['checkpoint'])}:"
+        f" {result['set']['entries']} entries of {result['set']['side']}, {result['decoding']}."
+        f" {_BITS_OF_TARGETS}; files that tic or infocmp can read; those of which they make the"
+        " same as of the target; those of which each byte is right.",
+        "",
+        "| conversion | bits per byte | xz | bytes right | valid | say the same | exactly right |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["results"]:
+        cells = (
+            row["direction"].replace("->", " -> "),
+            f"{row['bits_per_byte']:.3f}",
+            f"{row['xz_bits_per_byte']:.3f}",
+            percent(row["bytes_right"]),
+            *(
+                f"{row[key]} of {row['entries']}"
+                for key in ("valid_files", "files_that_say_the_same", "exact_files")
+            ),
         )
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", measured_on([result])]
@@ -467,8 +504,9 @@ def block() -> str:
         chosen = [results[name] for name in sorted(results) if name.startswith(f"{kind}_")]
         if chosen:
             parts.append(tables(chosen))
-    if "music" in results:
-        parts.append(conversion(results["music"]))
+    for name, table in (("music", conversion), ("terminfo", exact_conversion)):
+        if name in results:
+            parts.append(table(results[name]))
     return "\n\n".join(parts) + "\n"
 
 

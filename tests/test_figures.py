@@ -179,3 +179,34 @@ def test_conversions_have_a_row_a_direction_and_one_for_the_peer() -> None:
     assert lines[5] == "| mid -> abc | the model | 0.010 | 1.250 | 59 of 60 | 98.75 % | 57 of 60 |"
     assert lines[6] == "| mid -> abc | midi2abc |  |  | 59 of 60 | 50 % | 57 of 60 |"
     assert lines[-1] == "Measured on A CPU, 2 cores, with AMX, commit abc."
+
+
+def test_exact_conversions_have_a_row_a_direction(tmp_path: Path) -> None:
+    (tmp_path / "shipped.pt").write_bytes(b"weights")
+    row = {
+        "bits_per_byte": 0.2504,
+        "xz_bits_per_byte": 1.25,
+        "bytes_right": 0.9875,
+        "entries": 215,
+        "valid_files": 3,
+        "files_that_say_the_same": 2,
+        "exact_files": 1,
+    }
+    result = {
+        "checkpoint": {
+            "sha256": hashlib.sha256(b"weights").hexdigest(),
+            "parameters": 2_240_000,
+            "trained": {"device": "cuda", "step": 2450, "seconds": 7080},
+        },
+        "set": {"entries": 215, "side": "test"},
+        "decoding": "greedy",
+        "results": [{"direction": name, **row} for name in ("a->b", "b->a")],
+        **WHERE,
+    }
+    module = figures()
+    module.WEIGHTS = tmp_path
+    lines = module.exact_conversion(result).splitlines()
+    assert "which ships, after 2,450 updates in 118 minutes on a GPU: 215 entries" in lines[0]
+    figures_of_row = "0.250 | 1.250 | 98.75 % | 3 of 215 | 2 of 215 | 1 of 215"
+    assert lines[4:6] == [f"| a -> b | {figures_of_row} |", f"| b -> a | {figures_of_row} |"]
+    assert lines[-1] == "Measured on A CPU, 2 cores, with AMX, commit abc."
