@@ -43,6 +43,10 @@ class Config:
         return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
 
 
+_SHORTEST_MATCH = 3
+"""Fewer bytes than that say too little to be looked up."""
+
+
 @dataclass(frozen=True)
 class ModelConfig(Config):
     """The shape of a byte model.
@@ -51,9 +55,10 @@ class ModelConfig(Config):
     `*_layers`, `*_width`, `*_heads`: of the patch-level and the byte-level decoder.
     Of the local family alone: `retrieval`, whether the byte level also reads the bytes of
     earlier patches that the patch level looks up; `matching`, whether it is told what
-    followed when its last few bytes stood together before; `recall`, whether each byte looks up
-    single bytes of the files before its own, such as a conversion's source; `rotary_share`, the
-    part of each head's width that is rotated by position, the rest being compared by content alone.
+    followed when its last few bytes, up to `longest_match`, stood together before; `recall`,
+    whether each byte looks up single bytes of the files before its own, such as a conversion's
+    source; `rotary_share`, the part of each head's width that is rotated by position, the rest
+    being compared by content alone.
     """
 
     family: Family = "local"
@@ -68,6 +73,7 @@ class ModelConfig(Config):
     dropout: float = 0.0
     retrieval: bool = False
     matching: bool = False
+    longest_match: int = 32
     recall: bool = False
     rotary_share: float = 1.0
 
@@ -79,6 +85,11 @@ class ModelConfig(Config):
             value = getattr(self, field.name)
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise ConfigError(f"ModelConfig.{field.name} is {value}; it must be at least 1")
+        if self.longest_match < _SHORTEST_MATCH:
+            raise ConfigError(
+                f"ModelConfig.longest_match is {self.longest_match}; it must be at least"
+                f" {_SHORTEST_MATCH}"
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"ModelConfig.dropout is {self.dropout}; it must be in [0, 1)")
         if not 0.0 <= self.rotary_share <= 1.0:
@@ -128,7 +139,13 @@ PRESETS: dict[str, ModelConfig] = {
     "small": ModelConfig(patch_heads=4, retrieval=True, rotary_share=0.5),
     "compact": _COMPACT,
     "converter": dataclasses.replace(
-        _COMPACT, patch_width=128, byte_width=96, byte_heads=4, dropout=0.0, recall=True
+        _COMPACT,
+        patch_width=128,
+        byte_width=96,
+        byte_heads=4,
+        dropout=0.0,
+        longest_match=128,
+        recall=True,
     ),
     "published": ModelConfig(
         family="published",

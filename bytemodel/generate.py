@@ -95,7 +95,8 @@ class Session:
         self.device = next(model.parameters()).device
         self.length = 0
         self.lookup = Lookup(model.config.patch_size)
-        self._matcher = Matcher() if model.config.matching else None
+        config = model.config
+        self._matcher = Matcher(config.longest_match) if config.matching else None
         self._caches = model.new_caches()
         self._conditions = Conditions(torch.empty(0), torch.empty(0, dtype=torch.int64), None)
 

@@ -32,7 +32,7 @@ from bytemodel.layers import (
     norm,
     rotary_table,
 )
-from bytemodel.matches import ORDERS, matches
+from bytemodel.matches import matches, orders
 from bytemodel.patches import PAD, VOCABULARY
 from bytemodel.recall import Recall, RecallCache, Recalled
 
@@ -125,7 +125,7 @@ class ByteDecoder(nn.Module):
             # The patch-level output's own projection for each byte position.
             self.bridge = nn.Linear(config.patch_width, config.patch_size * width, bias=False)
             self.head = nn.Linear(width, VOCABULARY, bias=False)
-        self.matching = Matching(width) if config.matching else None
+        self.matching = Matching(width, config.longest_match) if config.matching else None
         # Behind the first blocks, so that others can make use of what is found.
         self.recalls = min(2, config.byte_layers) if config.recall else 0
         self.recall = (
@@ -239,14 +239,14 @@ class ByteDecoder(nn.Module):
 class Matching(nn.Module):
     """What lookups say, as vectors of one table, which each order scales in its own way."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, longest: int) -> None:
         super().__init__()
         self.table = nn.Embedding(VOCABULARY + 1, width)
-        self.gains = nn.Parameter(torch.ones(len(ORDERS), width))
+        self.gains = nn.Parameter(torch.ones(len(orders(longest)), width))
 
     def forward(self, matches_NTK: Tensor) -> Tensor:
         table = (self.gains[:, None] * self.table.weight).flatten(0, 1)
-        first_K = torch.arange(len(ORDERS), device=table.device) * (VOCABULARY + 1)
+        first_K = torch.arange(len(self.gains), device=table.device) * (VOCABULARY + 1)
         rows = (matches_NTK + first_K).flatten(0, 1)
         return F.embedding_bag(rows, table, mode="sum").view(*matches_NTK.shape[:2], -1)
 
@@ -361,8 +361,8 @@ class ByteModel(nn.Module):
         `matching`."""
         if self.byte_decoder.matching is None:
             return None
-        matches_BLK: Tensor = matches(patches_BPS.flatten(1))
-        return matches_BLK.view(-1, patches_BPS.shape[2], len(ORDERS))[targets_N]
+        matches_BLK: Tensor = matches(patches_BPS.flatten(1), self.config.longest_match)
+        return matches_BLK.view(-1, patches_BPS.shape[2], matches_BLK.shape[2])[targets_N]
 
     def read(self, patches_BPS: Tensor, caches: list[KeyValueCache] | None = None) -> Conditions:
         """What each patch tells of the one after it, in rows b * P + p.

@@ -40,6 +40,7 @@ REFUSED: dict[str, tuple[type[ModelConfig | TrainConfig], dict[str, Any], str]] 
     "a fraction for a number": (ModelConfig, {"patch_size": 1.5}, "is 1.5; it takes a int"),
     "no number": (ModelConfig, {"dropout": None}, "is None; it takes a float"),
     "zero": (ModelConfig, {"max_patches": 0}, "max_patches is 0; it must be at least 1"),
+    "short match": (ModelConfig, {"longest_match": 2}, "longest_match is 2; it must be at least 3"),
     "a misspelt family": (
         ModelConfig,
         {"family": "publish"},

@@ -6,14 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytemodel.matches import NONE, ORDERS, Matcher, matches
+from bytemodel.matches import NONE, ORDERS, Matcher, matches, orders
 from bytemodel.patches import PAD
 from tests.bytemodel.models import random_model
 
 SIZE = 16
+LONGEST = ORDERS[-1]
 
 
-def plain(row: list[int]) -> list[list[int]]:
+def plain(row: list[int], longest: int) -> list[list[int]]:
     """For each token and order: what followed the last place where the same bytes ended."""
 
     def said(place: int, order: int) -> int:
@@ -25,7 +26,7 @@ def plain(row: list[int]) -> list[list[int]]:
                 return row[earlier]
         return NONE
 
-    return [[said(place, order) for order in ORDERS] for place in range(len(row))]
+    return [[said(place, order) for order in orders(longest)] for place in range(len(row))]
 
 
 @st.composite
@@ -43,31 +44,38 @@ def rows(draw: st.DrawFn) -> torch.Tensor:
     return torch.tensor(found)
 
 
-@given(rows())
-def test_a_whole_row_is_looked_up_as_by_a_plain_search(tokens: torch.Tensor) -> None:
-    wanted = torch.tensor([plain(row) for row in tokens.tolist()])
-    assert torch.equal(matches(tokens), wanted)
+@given(rows(), st.sampled_from(ORDERS))
+def test_a_whole_row_is_looked_up_as_by_a_plain_search(tokens: torch.Tensor, longest: int) -> None:
+    wanted = torch.tensor([plain(row, longest) for row in tokens.tolist()])
+    assert torch.equal(matches(tokens, longest), wanted)
+
+
+def test_a_configuration_says_how_long_the_lookups_are() -> None:
+    assert orders(32) == orders(40) == (3, 5, 8, 12, 20, 32)
+    assert orders(LONGEST) == ORDERS
 
 
 def test_every_order_finds_what_is_as_long_and_no_longer() -> None:
     for number, order in enumerate(ORDERS):
         text = [*range(100, 100 + order), 1, 2, *range(100, 100 + order), 9]
-        found = matches(torch.tensor([text]))[0, -1].tolist()
+        found = matches(torch.tensor([text]), LONGEST)[0, -1].tolist()
         assert found == [1] * (number + 1) + [NONE] * (len(ORDERS) - number - 1)
 
 
 def test_the_last_occurrence_counts() -> None:
     text = b"abc1 abc2 abc"
-    found = matches(torch.tensor([[*text, 0]]))[0, -1].tolist()
+    found = matches(torch.tensor([[*text, 0]]), LONGEST)[0, -1].tolist()
     assert found == [ord("2")] + [NONE] * (len(ORDERS) - 1)
 
 
-@given(rows(), st.data())
-def test_byte_by_byte_the_same_is_found(tokens: torch.Tensor, data: st.DataObject) -> None:
+@given(rows(), st.sampled_from(ORDERS), st.data())
+def test_byte_by_byte_the_same_is_found(
+    tokens: torch.Tensor, longest: int, data: st.DataObject
+) -> None:
     patches_BPS = tokens.view(2, -1, SIZE)
-    wanted = matches(tokens).view(2, -1, SIZE, len(ORDERS))
+    wanted = matches(tokens, longest).view(2, -1, SIZE, len(orders(longest)))
     first = data.draw(st.integers(1, patches_BPS.shape[1]))
-    matcher = Matcher()
+    matcher = Matcher(longest)
     matcher.read(patches_BPS[:, :first])
     for patch in range(first, patches_BPS.shape[1]):
         for place in range(SIZE):
@@ -83,7 +91,7 @@ def test_byte_by_byte_the_same_is_found(tokens: torch.Tensor, data: st.DataObjec
 def test_rows_that_are_kept_go_on() -> None:
     text = b"the same again, the same "
     tokens = torch.tensor([list(text), list(reversed(text))])
-    both, one = Matcher(), Matcher()
+    both, one = Matcher(LONGEST), Matcher(LONGEST)
     both.read(tokens[:, None])
     both.look_up(tokens[:, :2])
     both.keep(torch.tensor([True, False]))
