@@ -34,7 +34,7 @@ from bytemodel.layers import (
 )
 from bytemodel.matches import matches, orders
 from bytemodel.patches import PAD, VOCABULARY
-from bytemodel.recall import Recall, RecallCache, Recalled
+from bytemodel.recall import Counterparts, Recall, RecallCache, Recalled
 
 
 class Conditions(NamedTuple):
@@ -282,7 +282,8 @@ class ByteModel(nn.Module):
             # So that at first hardly anything is counted.
             nn.init.constant_(self.byte_decoder.recall.gate.bias, -2.0)
             # And that little is made of where counterparts are found.
-            nn.init.constant_(self.byte_decoder.recall.counterparts.trust.bias, -4.0)
+            for counterparts in self.byte_decoder.recall.counterparts:
+                nn.init.constant_(cast(Counterparts, counterparts).trust.bias, -4.0)
         for block in (*self.patch_decoder.blocks, *self.byte_decoder.blocks):
             # Each block starts as the identity; the attention of the byte level is set below.
             nn.init.zeros_(cast(Block, block).attention.out.weight)

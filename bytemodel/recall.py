@@ -35,6 +35,8 @@ TURNED = 16
 """How much of a head's width is turned by what is counted."""
 BEFORE = 3
 """How many bytes in front of each are part of its key."""
+COUNTERPARTS = 2
+"""How often counterparts are looked up: roughly, then near where that says they are."""
 
 
 class Recalled(NamedTuple):
@@ -68,13 +70,13 @@ class Recalled(NamedTuple):
 class _Behind(NamedTuple):
     """What reading on needs of the patches read: the last few bytes, the last one's features, what
     had been counted behind it, how many bytes stand before the file of what comes, and the sums
-    of `Counterparts`."""
+    of each of the `Counterparts`."""
 
     bytes_BT: Tensor
     features_BC: Tensor
     counts_BH: Tensor
     known_B: Tensor
-    sums_BHR: Tensor
+    sums_BCHR: Tensor
 
 
 class RecallCache(KeyValueCache):
@@ -121,7 +123,9 @@ class Recall(nn.Module):
         self.norms = nn.ModuleList(norm(width, modern=True) for _ in range(times))
         self.queries = nn.ModuleList(nn.Linear(width, asked, bias=False) for _ in range(times))
         self.outs = nn.ModuleList(nn.Linear(asked, width, bias=False) for _ in range(times))
-        self.counterparts = Counterparts(width, patch_width)
+        self.counterparts = nn.ModuleList(
+            Counterparts(width, patch_width) for _ in range(COUNTERPARTS)
+        )
         self.dropout = Dropout(dropout)
         # On the model's device from the start: recorded graphs of a GPU can copy nothing there.
         shifts_H = torch.tensor(self.shifts, dtype=torch.float32)
@@ -181,7 +185,7 @@ class Recall(nn.Module):
                 features_BPC.new_zeros(batch, HEADS, dtype=torch.float32),
                 # The first patch names the first file, so nothing stands before that.
                 tokens_BL.new_full((batch,), size),
-                features_BPC.new_zeros(batch, HEADS, TURNED + 1, dtype=torch.float32),
+                features_BPC.new_zeros(batch, COUNTERPARTS, HEADS, TURNED + 1, dtype=torch.float32),
             )
         else:
             behind = cache.behind
@@ -216,22 +220,30 @@ class Recall(nn.Module):
             to_be_found = values_by_time[0][..., HEAD_WIDTH:]
             values_by_time = *values_by_time[:-1], values_by_time[-1][..., :HEAD_WIDTH]
         known_BP = _known(patches_BPS, start, behind.known_B)
-        turns_BPHR, sums_BHR = self.counterparts(
-            runs,
-            features_BPC,
-            bearings,
-            torch.cat((behind.known_B[:, None], known_BP[:, :-1]), 1),
-            keys_by_time[0],
-            to_be_found,
-            behind.sums_BHR,
-        )
+        known_in_BP = torch.cat((behind.known_B[:, None], known_BP[:, :-1]), 1)
+        turns_BPHR = _no_turn(features_BPC).expand(batch, count, HEADS, -1)
+        sums = []
+        for counterparts, sums_BHR in zip(
+            self.counterparts, behind.sums_BCHR.unbind(1), strict=True
+        ):
+            turns_BPHR, sums_BHR = counterparts(
+                runs,
+                features_BPC,
+                bearings,
+                known_in_BP,
+                keys_by_time[0],
+                to_be_found,
+                turns_BPHR,
+                sums_BHR,
+            )
+            sums.append(sums_BHR)
         if cache is not None:
             cache.behind = _Behind(
                 text_BL[:, -BEFORE:],
                 features_BPC[:, -1],
                 counts_BLH[:, -1],
                 known_BP[:, -1],
-                sums_BHR,
+                torch.stack(sums, 1),
             )
         return Recalled(
             keys_by_time,
@@ -332,7 +344,7 @@ class Counterparts(nn.Module):
         self.scale_H = nn.Parameter(torch.ones(HEADS))
         self.trust = nn.Linear(2 * width, HEADS)
         self.prior_H = nn.Parameter(torch.full((HEADS,), 1.4))
-        """Logarithms of what no turn weighs."""
+        """Logarithms of what the turn that is believed before weighs."""
         self.kept_H = nn.Parameter(torch.ones(HEADS))
         """Of the shares of all sums that are left after a patch, the logits."""
 
@@ -344,6 +356,7 @@ class Counterparts(nn.Module):
         known_BP: Tensor,
         keys_BHLD: Tensor,
         bearings_BHLR: Tensor,
+        believed_BPHR: Tensor,
         sums_BHR: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """What queries are to be turned by behind each patch: (B, P, H, R), cosines, then sines;
@@ -351,7 +364,8 @@ class Counterparts(nn.Module):
 
         `bearings_BHTR`: of what is counted in these patches. `known_BP`: how many bytes stand
         before each one's file. `keys_BHLD`, `bearings_BHLR`: of all bytes that may be looked up.
-        `sums_BHR`: those behind the patch before.
+        `believed_BPHR`: what queries were to be turned by so far. `sums_BHR`: those behind the
+        patch before.
         """
         (batch, count, _), size = features_BPC.shape, runs.tokens_BL.shape[1] // known_BP.shape[1]
         # Bytes of the first file look up nothing. On a GPU, to ask which are would be to wait.
@@ -363,6 +377,8 @@ class Counterparts(nn.Module):
         of_patches = self.patch_query(features_BPC[:, first:])
         queries = _heads(runs.mapped(self.query.weight) + of_patches.repeat_interleave(size, 1))
         queries = _placed(queries, self.query_place_HR, bearings_BHTR)
+        turns_BHPR = believed_BPHR[:, first:].transpose(1, 2)
+        queries = rotate(queries, _pair(turns_BHPR.repeat_interleave(size, 2)))
         queries = (queries * self.scale_H[:, None, None]).to(of_patches.dtype)
         found = _look_up(queries, keys_BHLD, bearings_BHLR, known_BT).float()
         trust_BTH = F.softplus(runs.mapped(self.trust.weight).float() + self.trust.bias)
@@ -374,12 +390,10 @@ class Counterparts(nn.Module):
         sums_BHPR = turns.view(batch, HEADS, count - first, size, -1).sum(3)
         sums_BHPR = self._faded(sums_BHPR, sums_BHR)
         told, weight = sums_BHPR.tensor_split([TURNED], -1)
-        half = torch.ones(TURNED // 2, device=told.device)
-        none_R = torch.cat((half, torch.zeros_like(half)))
         prior = self.prior_H.exp()[:, None, None]
-        told = (prior * none_R + told) / (prior + weight)
-        told = torch.cat((none_R.expand(batch, HEADS, first, -1), told), 2)
-        return told.transpose(1, 2), sums_BHPR[:, :, -1]
+        told = (prior * turns_BHPR + told) / (prior + weight)
+        told = torch.cat((believed_BPHR[:, :first], told.transpose(1, 2)), 1)
+        return told, sums_BHPR[:, :, -1]
 
     def _faded(self, sums_BHPR: Tensor, before_BHR: Tensor) -> Tensor:
         """What is left behind each patch of its own sums and all those before."""
@@ -497,6 +511,11 @@ def _difference(bearings: Tensor, others: Tensor) -> Tensor:
         ),
         -1,
     )
+
+
+def _no_turn(like: Tensor) -> Tensor:
+    """The bearings of nothing, (R,)."""
+    return (torch.arange(TURNED, device=like.device) < TURNED // 2).float()
 
 
 def _pair(bearings_BHTR: Tensor) -> tuple[Tensor, Tensor]:

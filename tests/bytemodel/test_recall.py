@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -13,7 +15,17 @@ from hypothesis import strategies as st
 
 from bytemodel.model import ByteModel
 from bytemodel.patches import PAD, VOCABULARY
-from bytemodel.recall import BEFORE, HEAD_WIDTH, Recall, RecallCache, Recalled, _look_up
+from bytemodel.recall import (
+    BEFORE,
+    HEAD_WIDTH,
+    HEADS,
+    TURNED,
+    Counterparts,
+    Recall,
+    RecallCache,
+    Recalled,
+    _look_up,
+)
 from tests.bytemodel.models import SMALLEST, random_model
 
 WIDTH, PATCH_WIDTH, SIZE, PATCHES = 12, 8, 4, 8
@@ -23,12 +35,12 @@ WIDTH, PATCH_WIDTH, SIZE, PATCHES = 12, 8, 4, 8
 def recall() -> Recall:
     torch.manual_seed(0)
     made = Recall(WIDTH, PATCH_WIDTH, times=2, dropout=0.0).eval()
-    found = made.counterparts
     with torch.no_grad():
         made.scale_H.copy_(torch.linspace(1.5, 3.0, len(made.scale_H)))
-        found.scale_H.copy_(torch.linspace(2.0, 3.0, len(found.scale_H)))
-        found.prior_H.copy_(torch.linspace(-1.0, 0.5, len(found.prior_H)))
-        found.kept_H.copy_(torch.linspace(-0.5, 1.0, len(found.kept_H)))
+        for number, found in enumerate(cast(Iterable[Counterparts], made.counterparts)):
+            found.scale_H.copy_(torch.linspace(2.0, 3.0, HEADS) + number / 2)
+            found.prior_H.copy_(torch.linspace(-1.0, 0.5, HEADS) - number / 2)
+            found.kept_H.copy_(torch.linspace(-0.5, 1.0, HEADS) + number / 2)
     return made
 
 
@@ -108,31 +120,37 @@ def scored(scale: torch.Tensor, query: torch.Tensor, keys: list[torch.Tensor]) -
 @torch.inference_mode()
 def turn(recall: Recall, patches: torch.Tensor, features: torch.Tensor, head: int) -> torch.Tensor:
     """How far, behind these patches, a head's count is from where counterparts are, (R,)."""
-    own, tokens, width = recall.counterparts, patches.flatten().tolist(), HEAD_WIDTH
+    tokens, width = patches.flatten().tolist(), HEAD_WIDTH
     counts = counted(recall, tokens, features, head)
-
     keys = []
     for place in range(len(tokens)):
         key, _ = recall.key_value(run_at(recall, tokens, place)).chunk(2)
         key = (key + recall.patch_key(features[place // SIZE])).view(-1, width)[head]
         keys.append(placed(key, recall.key_place_HR[head], counts[place + 1]))
-    told = own.prior_H[head].exp() * bearing(0.0)
-    weight = own.prior_H[head].exp()
-    for patch in range(len(patches)):
-        ago = len(patches) - 1 - patch
-        kept = own.kept_H[head].sigmoid() ** ago
-        known = files_before(patches, patch - 1) if patch else SIZE
-        for place in range(patch * SIZE, (patch + 1) * SIZE):
-            if tokens[place] == PAD or known == SIZE:
+
+    believed = [bearing(0.0)] * len(patches)
+    for own in cast(Iterable[Counterparts], recall.counterparts):
+        told, weights = torch.zeros(len(patches), TURNED), torch.zeros(len(patches), 1)
+        for place, token in enumerate(tokens):
+            patch = place // SIZE
+            known = files_before(patches, patch - 1) if patch else SIZE
+            if token == PAD or known == SIZE:
                 continue
             query = own.query(run_at(recall, tokens, place)) + own.patch_query(features[patch])
             query = placed(query.view(-1, width)[head], own.query_place_HR[head], counts[place + 1])
+            query = turned(query, believed[patch])
             found = torch.stack([bearing(count) for count in counts[1 : known + 1]])
             mean = scored(own.scale_H[head], query, keys[:known]) @ found
             trust = F.softplus(own.trust(run_at(recall, tokens, place)))[head]
-            told += kept * trust * turned(mean, bearing(-counts[place + 1]))
-            weight += kept * trust
-    return told / weight
+            told[patch] += trust * turned(mean, bearing(-counts[place + 1]))
+            weights[patch] += trust
+        prior, kept = own.prior_H[head].exp(), own.kept_H[head].sigmoid()
+        believed = [
+            (prior * believed[last] + sum(kept ** (last - p) * told[p] for p in range(last + 1)))
+            / (prior + sum(kept ** (last - p) * weights[p] for p in range(last + 1)))
+            for last in range(len(patches))
+        ]
+    return believed[-1]
 
 
 @torch.inference_mode()
