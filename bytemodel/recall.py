@@ -37,6 +37,8 @@ BEFORE = 3
 """How many bytes in front of each are part of its key."""
 COUNTERPARTS = 2
 """How often counterparts are looked up: roughly, then near where that says they are."""
+HEEDED = 6
+"""Of how many bytes of a patch they are looked up again: those that were trusted most before."""
 
 
 class Recalled(NamedTuple):
@@ -221,12 +223,12 @@ class Recall(nn.Module):
             values_by_time = *values_by_time[:-1], values_by_time[-1][..., :HEAD_WIDTH]
         known_BP = _known(patches_BPS, start, behind.known_B)
         known_in_BP = torch.cat((behind.known_B[:, None], known_BP[:, :-1]), 1)
-        turns_BPHR = _no_turn(features_BPC).expand(batch, count, HEADS, -1)
+        turns_BPHR, heeded_BHPK = _no_turn(features_BPC).expand(batch, count, HEADS, -1), None
         sums = []
         for counterparts, sums_BHR in zip(
             self.counterparts, behind.sums_BCHR.unbind(1), strict=True
         ):
-            turns_BPHR, sums_BHR = counterparts(
+            turns_BPHR, sums_BHR, heeded_BHPK = counterparts(
                 runs,
                 features_BPC,
                 bearings,
@@ -234,6 +236,7 @@ class Recall(nn.Module):
                 keys_by_time[0],
                 to_be_found,
                 turns_BPHR,
+                heeded_BHPK,
                 sums_BHR,
             )
             sums.append(sums_BHR)
@@ -332,8 +335,10 @@ class Counterparts(nn.Module):
     byte that is read looks up what it stands for in the files before its own, which is easier than
     to foresee it, since it knows itself. The difference of the two counts there is a turn; those of
     all bytes, weighted by how much each is to be trusted and the less the more patches ago it was,
-    and one of none, which stands for what was believed before, are added up. As these are unit
-    vectors, or shorter ones where something else may be meant, those that disagree cancel out.
+    and what was believed so far, at first no turn, are added up. As these are unit vectors, or
+    shorter ones where something else may be meant, those that disagree cancel out. What is left
+    tells roughly where counterparts are; who looks them up again begins from there and finds fewer
+    others that look alike.
     """
 
     def __init__(self, width: int, patch_width: int) -> None:
@@ -344,7 +349,7 @@ class Counterparts(nn.Module):
         self.scale_H = nn.Parameter(torch.ones(HEADS))
         self.trust = nn.Linear(2 * width, HEADS)
         self.prior_H = nn.Parameter(torch.full((HEADS,), 1.4))
-        """Logarithms of what the turn that is believed before weighs."""
+        """Logarithms of what the turn weighs that is believed so far."""
         self.kept_H = nn.Parameter(torch.ones(HEADS))
         """Of the shares of all sums that are left after a patch, the logits."""
 
@@ -357,43 +362,53 @@ class Counterparts(nn.Module):
         keys_BHLD: Tensor,
         bearings_BHLR: Tensor,
         believed_BPHR: Tensor,
+        heeded_BHPK: Tensor | None,
         sums_BHR: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What queries are to be turned by behind each patch: (B, P, H, R), cosines, then sines;
-        and the sums of turns and weights behind the last, (B, H, R + 1).
+        the sums of turns and weights behind the last, (B, H, R + 1); and which bytes of each patch
+        are trusted most, (B, H, P, K).
 
         `bearings_BHTR`: of what is counted in these patches. `known_BP`: how many bytes stand
         before each one's file. `keys_BHLD`, `bearings_BHLR`: of all bytes that may be looked up.
-        `believed_BPHR`: what queries were to be turned by so far. `sums_BHR`: those behind the
-        patch before.
+        `believed_BPHR`: what queries were to be turned by so far. `heeded_BHPK`: which bytes of
+        each patch to look up, if not all. `sums_BHR`: those behind the patch before.
         """
-        (batch, count, _), size = features_BPC.shape, runs.tokens_BL.shape[1] // known_BP.shape[1]
+        count, size = known_BP.shape[1], runs.tokens_BL.shape[1] // known_BP.shape[1]
         # Bytes of the first file look up nothing. On a GPU, to ask which are would be to wait.
         first = 0
         if known_BP.device.type == "cpu":
             first = min(int(((known_BP == size).all(0)).cumprod(0).sum()), count - 1)
-        runs, bearings_BHTR = runs.since(first * size), bearings_BHTR[:, :, first * size :]
-        known_BT = known_BP[:, first:].repeat_interleave(size, 1)
+        runs = runs.since(first * size)
+        known_BP, turns_BHPR = known_BP[:, first:], believed_BPHR[:, first:].transpose(1, 2)
         of_patches = self.patch_query(features_BPC[:, first:])
         queries = _heads(runs.mapped(self.query.weight) + of_patches.repeat_interleave(size, 1))
-        queries = _placed(queries, self.query_place_HR, bearings_BHTR)
-        turns_BHPR = believed_BPHR[:, first:].transpose(1, 2)
-        queries = rotate(queries, _pair(turns_BHPR.repeat_interleave(size, 2)))
-        queries = (queries * self.scale_H[:, None, None]).to(of_patches.dtype)
-        found = _look_up(queries, keys_BHLD, bearings_BHLR, known_BT).float()
         trust_BTH = F.softplus(runs.mapped(self.trust.weight).float() + self.trust.bias)
-        trust_BTH = trust_BTH * ((runs.tokens_BL != PAD) & (known_BT > size))[..., None]
+        trust_BTH = trust_BTH * (runs.tokens_BL != PAD)[..., None]
+        trust_BHT1 = trust_BTH.transpose(1, 2)[..., None]
+        bearings_BHTR = bearings_BHTR[:, :, first * size :]
+        most_BHPK = torch.unflatten(trust_BHT1[..., 0], 2, (-1, size)).topk(min(HEEDED, size))[1]
+        if heeded_BHPK is not None:
+            queries, bearings_BHTR, trust_BHT1 = (
+                _chosen(of_bytes, heeded_BHPK[:, :, first:])
+                for of_bytes in (queries, bearings_BHTR, trust_BHT1)
+            )
+        looked_up = queries.shape[2] // known_BP.shape[1]
 
+        queries = _placed(queries, self.query_place_HR, bearings_BHTR)
+        queries = rotate(queries, _pair(turns_BHPR.repeat_interleave(looked_up, 2)))
+        queries = (queries * self.scale_H[:, None, None]).to(of_patches.dtype)
+        known_BT = known_BP.repeat_interleave(looked_up, 1)
+        found = _look_up(queries, keys_BHLD, bearings_BHLR, known_BT).float()
         # Beside each turn how much it weighs.
         turns = F.pad(_difference(found, bearings_BHTR), (0, 1), value=1.0)
-        turns = turns * trust_BTH.transpose(1, 2)[..., None]
-        sums_BHPR = turns.view(batch, HEADS, count - first, size, -1).sum(3)
-        sums_BHPR = self._faded(sums_BHPR, sums_BHR)
+        turns = turns * trust_BHT1 * (known_BT > size)[:, None, :, None]
+        sums_BHPR = self._faded(torch.unflatten(turns, 2, (-1, looked_up)).sum(3), sums_BHR)
         told, weight = sums_BHPR.tensor_split([TURNED], -1)
         prior = self.prior_H.exp()[:, None, None]
         told = (prior * turns_BHPR + told) / (prior + weight)
         told = torch.cat((believed_BPHR[:, :first], told.transpose(1, 2)), 1)
-        return told, sums_BHPR[:, :, -1]
+        return told, sums_BHPR[:, :, -1], F.pad(most_BHPK, (0, 0, first, 0))
 
     def _faded(self, sums_BHPR: Tensor, before_BHR: Tensor) -> Tensor:
         """What is left behind each patch of its own sums and all those before."""
@@ -511,6 +526,13 @@ def _difference(bearings: Tensor, others: Tensor) -> Tensor:
         ),
         -1,
     )
+
+
+def _chosen(x_BHTD: Tensor, places_BHPK: Tensor) -> Tensor:
+    """Of the bytes of each patch those at these places, (B, H, P * K, D)."""
+    index = places_BHPK[..., None].expand(*places_BHPK.shape, x_BHTD.shape[3])
+    by_patch = torch.unflatten(x_BHTD, 2, (places_BHPK.shape[2], -1))
+    return by_patch.gather(3, index).flatten(2, 3)
 
 
 def _no_turn(like: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import cast
 
@@ -29,6 +29,14 @@ from bytemodel.recall import (
 from tests.bytemodel.models import SMALLEST, random_model
 
 WIDTH, PATCH_WIDTH, SIZE, PATCHES = 12, 8, 4, 8
+HEEDED = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_are_heeded() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bytemodel.recall.HEEDED", HEEDED)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -128,28 +136,33 @@ def turn(recall: Recall, patches: torch.Tensor, features: torch.Tensor, head: in
         key = (key + recall.patch_key(features[place // SIZE])).view(-1, width)[head]
         keys.append(placed(key, recall.key_place_HR[head], counts[place + 1]))
 
-    believed = [bearing(0.0)] * len(patches)
+    believed, heeded = [bearing(0.0)] * len(patches), list(range(len(tokens)))
     for own in cast(Iterable[Counterparts], recall.counterparts):
         told, weights = torch.zeros(len(patches), TURNED), torch.zeros(len(patches), 1)
-        for place, token in enumerate(tokens):
+        trusted = [
+            float(F.softplus(own.trust(run_at(recall, tokens, place)))[head]) * (token != PAD)
+            for place, token in enumerate(tokens)
+        ]
+        for place in heeded:
             patch = place // SIZE
             known = files_before(patches, patch - 1) if patch else SIZE
-            if token == PAD or known == SIZE:
+            if known == SIZE:
                 continue
             query = own.query(run_at(recall, tokens, place)) + own.patch_query(features[patch])
             query = placed(query.view(-1, width)[head], own.query_place_HR[head], counts[place + 1])
             query = turned(query, believed[patch])
             found = torch.stack([bearing(count) for count in counts[1 : known + 1]])
             mean = scored(own.scale_H[head], query, keys[:known]) @ found
-            trust = F.softplus(own.trust(run_at(recall, tokens, place)))[head]
-            told[patch] += trust * turned(mean, bearing(-counts[place + 1]))
-            weights[patch] += trust
+            told[patch] += trusted[place] * turned(mean, bearing(-counts[place + 1]))
+            weights[patch] += trusted[place]
         prior, kept = own.prior_H[head].exp(), own.kept_H[head].sigmoid()
         believed = [
             (prior * believed[last] + sum(kept ** (last - p) * told[p] for p in range(last + 1)))
             / (prior + sum(kept ** (last - p) * weights[p] for p in range(last + 1)))
             for last in range(len(patches))
         ]
+        ranked = sorted(range(len(tokens)), key=lambda p: (p // SIZE, -trusted[p]))
+        heeded = [place for rank, place in enumerate(ranked) if rank % SIZE < HEEDED]
     return believed[-1]
 
 
