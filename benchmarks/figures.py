@@ -355,6 +355,11 @@ def converted_by(about: dict[str, Any]) -> str:
 
 _BITS_OF_TARGETS = "Bits per byte of the target where the source is known, by the model and by xz"
 
+_MENDED = (
+    " Mended: with the lengths of tracks and texts that they say set right, as `bgpt generate`"
+    " does."
+)
+
 
 def conversion(result: dict[str, Any]) -> str:
     """The table of tunes converted."""
@@ -362,7 +367,7 @@ def conversion(result: dict[str, Any]) -> str:
         f"Tunes converted {converted_by(result['checkpoint'])}: {result['set']['tunes']} tunes of"
         f" {result['set']['side']}, {result['decoding']}. {_BITS_OF_TARGETS}; files that can be"
         " read; notes right in pitch, onset and duration, of all notes; tunes of which every note"
-        " is.",
+        f" is.{_MENDED if 'once_mended' in result['results'][0] else ''}",
         "",
         "| conversion | by | bits per byte | xz | readable | notes right | whole tunes right |",
         "|---|---|---|---|---|---|---|",
@@ -374,18 +379,29 @@ def conversion(result: dict[str, Any]) -> str:
         bits, xz = (
             f"{row[key]:.3f}" if key in row else "" for key in ("bits_per_byte", "xz_bits_per_byte")
         )
+        mended = row.get("once_mended", row)
         cells = (
             row["direction"].replace("->", " -> "),
             by,
             bits,
             xz,
-            f"{row['readable_files']} of {row['tunes']}",
-            percent(row["notes_right"]),
-            f"{row['tunes_with_every_note_right']} of {row['tunes']}",
+            *(
+                as_it_is if then == as_it_is else f"{as_it_is}; mended {then}"
+                for as_it_is, then in zip(_notes_right(row), _notes_right(mended), strict=True)
+            ),
         )
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", measured_on([result])]
     return "\n".join(lines)
+
+
+def _notes_right(row: dict[str, Any]) -> tuple[str, str, str]:
+    """How many files can be read, how many notes are right, and how many whole tunes."""
+    return (
+        f"{row['readable_files']} of {row['tunes']}",
+        percent(row["notes_right"]),
+        f"{row['tunes_with_every_note_right']} of {row['tunes']}",
+    )
 
 
 def exact_conversion(result: dict[str, Any]) -> str:

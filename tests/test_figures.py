@@ -156,7 +156,7 @@ def test_conversions_have_a_row_a_direction_and_one_for_the_peer() -> None:
         "notes_right": 0.9875,
     }
     trained = {"device": "cpu", "step": 2450, "seconds": 7080}
-    result = {
+    result: dict[str, Any] = {
         # Of a checkpoint that does not ship there is no file to compare it with.
         "checkpoint": {"sha256": "0" * 64, "parameters": 2_240_000, "trained": trained},
         "set": {"tunes": 60, "side": "test"},
@@ -174,11 +174,20 @@ def test_conversions_have_a_row_a_direction_and_one_for_the_peer() -> None:
         **WHERE,
     }
     lines = figures().conversion(result).splitlines()
+    assert "mended" not in lines[0].lower()
     assert "2.2 M parameters, which does not ship, after 2,450 updates in 118 minutes" in lines[0]
     assert lines[4] == "| abc -> mid | the model | 0.010 | 1.250 | 59 of 60 | 98.75 % | 57 of 60 |"
     assert lines[5] == "| mid -> abc | the model | 0.010 | 1.250 | 59 of 60 | 98.75 % | 57 of 60 |"
     assert lines[6] == "| mid -> abc | midi2abc |  |  | 59 of 60 | 50 % | 57 of 60 |"
     assert lines[-1] == "Measured on A CPU, 2 cores, with AMX, commit abc."
+
+    better = {**judged, "readable_files": 60, "tunes_with_every_note_right": 58}
+    result["results"][0]["once_mended"] = better
+    lines = figures().conversion(result).splitlines()
+    assert "Mended: with the lengths of tracks and texts" in lines[0]
+    read, right = "59 of 60; mended 60 of 60", "57 of 60; mended 58 of 60"
+    assert lines[4] == f"| abc -> mid | the model | 0.010 | 1.250 | {read} | 98.75 % | {right} |"
+    assert lines[5].endswith("| 59 of 60 | 98.75 % | 57 of 60 |")
 
 
 def test_exact_conversions_have_a_row_a_direction(tmp_path: Path) -> None:
