@@ -181,9 +181,8 @@ def generate(
     stem = prefix.stem if prefix is not None else "generated"
     digits = max(3, len(str(count)))
     paths = [output / f"{stem}-{i:0{digits}d}.{ext}" for i in range(1, count + 1)]
-    others = {path: show.other_forms(path) if modality else [] for path in paths}
     for path in paths:
-        for taken in (path, *others[path]):
+        for taken in (path, *(show.other_forms(path) if modality else ())):
             refuse_existing(taken, force=force)
     data = b"" if prefix is None else read_bytes(prefix)
     from bytemodel.decoding import prepare
@@ -208,14 +207,12 @@ def generate(
         )
         output.mkdir(parents=True, exist_ok=True)
         for path, file in zip(paths, made, strict=True):
-            with atomic_write(path, force=force) as out:
-                out.write(file.data)
-            for form in others[path]:
-                # It showed what stood here before.
-                form.unlink(missing_ok=True)
             end = "the model ended it" if file.ended else "cut off at the limit"
             if modality is not None:
-                end += show.file(path, file.data, force=force)
+                end += str(show.file(path, file.data, force=force))
+            else:
+                with atomic_write(path, force=force) as out:
+                    out.write(file.data)
             console.print(f"{path}: {len(file.data):,} bytes, {end}")
     if modality is not None:
         console.print(show.total())

@@ -27,6 +27,7 @@ from cpusim.files import atomic_write, read_bytes, refuse_existing, refuse_file
 if TYPE_CHECKING:
     from bytemodel.conversion import Converted
     from bytemodel.patches import Patches
+    from cli.media import Judgement
 
 # Torch is imported by what needs it, so that --help is quick.
 
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
     callback=file_extension,
     help="What to make of them: mid, abc, ...",
 )
+@click.option(
+    "--modality",
+    metavar="NAME",
+    help="Judge what is made as files of this modality, and mend what can be.",
+)
 @writing_options(temperature=0.0)
 @json_option
 @click.pass_context
@@ -52,6 +58,7 @@ def convert(
     model: Path,
     inputs: tuple[Path, ...],
     ext: str,
+    modality: str | None,
     output: Path,
     temperature: float,
     top_k: int,
@@ -73,7 +80,9 @@ def convert(
     included, over its bytes; 0 is sure, 8 a blind guess. Probability: of the whole output, end
     included (2^-bits). Least certain: the byte of lowest probability, by its offset, or
     the end. All by what the model says at temperature 1, however the bytes were chosen. It is no
-    promise: a model can be sure and wrong.
+    promise: a model can be sure and wrong. With --modality it is said which files an ordinary
+    program would open; one of which nothing but the lengths that it says are wrong is also written
+    with those set right, as DIR/name.mended.EXT. See bgpt modalities.
 
     Exit code 0: the model ended every output; 1: some it did not, which were cut off at
     --max-patches or at the longest sequence that it reads; 2: bad usage, or files were left out.
@@ -82,11 +91,19 @@ def convert(
     \b
     Examples:
       bgpt convert --model runs/music tune.abc --to mid
-      bgpt convert --model runs/music songs --to mid -o midi
+      bgpt convert --model runs/music songs --to mid -o midi --modality music
       bgpt convert --model runs/music tune.mid --to abc --temperature 0.8 --seed 2
       bgpt convert --model runs/music *.abc --to mid -o midi --json
     """
     targets = _targets(inputs, output, ext, model, force=force)
+    show = None
+    if modality is not None:
+        from cli.media import Show
+
+        show = Show(modality, ext, forms=False)
+        for target in targets.values():
+            for form in show.other_forms(target):
+                refuse_existing(form, force=force, sources=[*targets, *checkpoint_files(model)])
     from bytemodel.conversion import as_trained, convert_prompts, prompt, trained_conversions
     from bytemodel.cpu import display_name
     from bytemodel.decoding import prepare
@@ -117,6 +134,7 @@ def convert(
             left_out[path] = str(error)
     sources = list(prompts)
     found: dict[Path, Converted] = {}
+    judged: dict[Path, Judgement] = {}
     interrupted = False
     try:
         with render.progress("converting", "files") as progress:
@@ -131,8 +149,11 @@ def convert(
             ):
                 path = sources[number]
                 targets[path].parent.mkdir(parents=True, exist_ok=True)
-                with atomic_write(targets[path], force=force) as out:
-                    out.write(converted.data)
+                if show is None:
+                    with atomic_write(targets[path], force=force) as out:
+                        out.write(converted.data)
+                else:
+                    judged[path] = show.file(targets[path], converted.data, force=force)
                 found[path] = converted
                 progress(len(found), len(sources))
     except KeyboardInterrupt:
@@ -144,7 +165,9 @@ def convert(
             "model": str(loaded.path),
             "to": ext,
             "trained_conversions": None if trained is None else list(map("->".join, trained)),
-            "files": [_as_json(path, targets[path], found[path]) for path in done],
+            "files": [
+                _as_json(path, targets[path], found[path], judged.get(path)) for path in done
+            ],
             "left_out": [{"file": str(path), "reason": why} for path, why in left_out.items()],
         }
         click.echo(json.dumps(report))
@@ -155,13 +178,15 @@ def convert(
             style=render.HEADING,
         )
         for path in done:
-            console.print(_row(targets[path], found[path]))
+            console.print(_row(targets[path], found[path]) + str(judged.get(path, "")))
         unfinished = sum(not found[path].ended for path in done)
         if unfinished:
             console.print(
                 f"{unfinished:,} of {len(done):,} unfinished: cut off at the limit",
                 style=render.WRONG,
             )
+        if show is not None:
+            console.print(show.total())
     if interrupted:
         raise Interrupted(f"interrupted: {len(done):,} of {len(sources):,} files were converted")
     if left_out:
@@ -229,8 +254,11 @@ def _row(target: Path, converted: Converted) -> str:
     )
 
 
-def _as_json(source: Path, target: Path, converted: Converted) -> dict[str, Any]:
+def _as_json(
+    source: Path, target: Path, converted: Converted, judged: Judgement | None
+) -> dict[str, Any]:
     place = converted.least_certain
+    more = {} if judged is None else {**judged._asdict(), "also": list(judged.also)}
     return {
         "file": str(source),
         "output": str(target),
@@ -245,6 +273,7 @@ def _as_json(source: Path, target: Path, converted: Converted) -> dict[str, Any]
             "bits": float(converted.surprisal[place]),
             "probability": _probability(converted, place),
         },
+        **more,
     }
 
 

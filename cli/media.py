@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -157,42 +157,67 @@ def data(
         console.print(f"left out: {count:,} {reason}", style=render.QUIET)
 
 
-class Show:
-    """Generated files of a modality, written in other forms and judged."""
+class Judgement(NamedTuple):
+    """`valid`: None where what judges is not there. `wrong`: what is wrong with a file. `also`: the
+    extensions of its other forms."""
 
-    def __init__(self, name: str, extension: str | None) -> None:
-        """Raises `UserError` for an extension that is none of the modality's."""
+    valid: bool | None
+    wrong: str | None
+    also: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """What is said behind a file's name."""
+        if self.valid is None:
+            return ""
+        said = "valid" if self.valid else f"not valid: {self.wrong}"
+        return f"; {said}" + "".join(f", also .{extension}" for extension in self.also)
+
+
+class Show:
+    """Made files of a modality, written in other forms and judged."""
+
+    def __init__(self, name: str, extension: str | None, *, forms: bool = True) -> None:
+        """`forms`: whether others than a mended one are written. Raises `UserError` for an
+        extension that is none of the modality's."""
+        self._forms = forms
         self.modality = registry.load(name)
         self.extension = (extension or self.modality.extensions[0]).removeprefix(".")
         if self.extension not in self.modality.extensions:
             known = " and ".join(self.modality.extensions)
-            raise UserError(f"--ext {self.extension}: {name} has files {known}; name one of them")
+            raise UserError(
+                f"{name} has files {known}, none called .{self.extension}; name one of them"
+            )
         self._valid = self._judged = self._mended = 0
         self._missing = ""
 
     def other_forms(self, path: Path) -> list[Path]:
-        """Where other forms of a generated file would stand."""
-        endings = [*self.modality.shown_as, f"mended.{self.extension}"]
+        """Where other forms of a made file would stand."""
+        shown = self.modality.shown_as if self._forms else ()
+        endings = [*shown, f"mended.{self.extension}"]
         return [path.with_suffix(f".{end}") for end in endings if end != self.extension]
 
-    def file(self, path: Path, data: bytes, *, force: bool) -> str:
-        """Judge a file, write its other forms if it is valid or can be mended, and say both."""
+    def file(self, path: Path, data: bytes, *, force: bool) -> Judgement:
+        """Write a file, judge it, and write its other forms if it is valid or can be mended, in
+        place of those of what stood there before."""
+        with atomic_write(path, force=force) as out:
+            out.write(data)
+        for form in self.other_forms(path):
+            form.unlink(missing_ok=True)
         try:
             reason, better, shown = verdict(self.modality, data, self.extension)
         except Missing as error:
             self._missing = str(error)
-            return ""
+            return Judgement(None, None, ())
         self._judged += 1
         self._valid += reason is None
-        forms = dict(shown)
+        forms = dict(shown) if self._forms else {}
         if better is not None:
             self._mended += 1
             forms = {f"mended.{self.extension}": better, **forms}
         for extension, content in forms.items():
             with atomic_write(path.with_suffix(f".{extension}"), force=force) as out:
                 out.write(content)
-        said = "valid" if reason is None else f"not valid: {reason}"
-        return f"; {said}" + "".join(f", also .{extension}" for extension in forms)
+        return Judgement(reason is None, reason, tuple(forms))
 
     def total(self) -> str:
         """How many were valid."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -191,6 +192,58 @@ def test_an_interruption_keeps_what_is_finished_and_reports_it(
     assert written(tmp_path / "out") == {"deep/one.up": b"ORACLES"}
     assert result.stdout.splitlines()[1].endswith(f"{tmp_path / 'out' / 'deep' / 'one.up'}")
     assert result.stderr == "interrupted: 1 of 3 files were converted\n"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_is_wrong_in_its_lengths_alone_is_mended_beside_it(
+    as_json: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = bytes.fromhex("00ff03024142 00903c50 60803c00 00ff2f00")
+    head = b"MThd" + bytes.fromhex("00000006 0000 0001 0060") + b"MTrk"
+    right = head + bytes([0, 0, 0, len(events)]) + events
+    made = [right, right.replace(b"\3\2AB", b"\3\5AB"), right[:30]]
+
+    def converted(*_: Any, **__: Any) -> Iterator[tuple[int, Converted]]:
+        for number, data in enumerate(made):
+            yield number, Converted(data, True, np.zeros(len(data) + 1, np.float32))
+
+    monkeypatch.setattr(library, "convert_prompts", converted)
+    sources = [tmp_path / f"{name}.low" for name in ("good", "near", "torn")]
+    for source in sources:
+        source.write_bytes(b"tune")
+    out = tmp_path / "out"
+    words = ["convert", "--model", model, *sources, "--to", "mid", "-o", out]
+    words += ["--modality", "music", *["--json"] * as_json]
+    result = bgpt(*words)
+    if as_json:
+        found = [
+            (file["valid"], file["wrong"] is None, file["also"])
+            for file in json.loads(result.stdout)["files"]
+        ]
+        assert found == [(True, True, []), (False, False, ["mended.mid"]), (False, False, [])]
+    else:
+        lines = result.stdout.splitlines()
+        assert lines[1].endswith("good.mid; valid")
+        assert "near.mid; not valid: " in lines[2]
+        assert lines[2].endswith(", also .mended.mid")
+        assert "torn.mid; not valid: " in lines[3]
+        assert lines[-1] == "1 of 3 valid music files, and 1 once mended"
+    names = ("good.mid", "near.mid", "torn.mid")
+    assert written(out) == {**dict(zip(names, made, strict=True)), "near.mended.mid": right}
+    assert "near.mid: already exists" in refused(*words[:2], model, sources[1], *words[6:])
+    (out / "near.mid").unlink()
+    taken = refused(*words[:2], model, sources[1], *words[6:])
+    assert taken == f"{out / 'near.mended.mid'}: already exists; use --force to replace it"
+    made[:] = [right]
+    bgpt(*words[:2], model, sources[1], *words[6:], "--force")
+    assert not (out / "near.mended.mid").exists()
+
+
+def test_a_kind_that_the_modality_does_not_have_is_refused(
+    model: Path, words: Path, tmp_path: Path
+) -> None:
+    sentence = refused(*convert(model, words, "-o", tmp_path / "out", "--modality", "music"))
+    assert sentence == "music has files abc and mid, none called .up; name one of them"
 
 
 # ---- What the model was trained for

@@ -486,7 +486,7 @@ def written(data: bytes) -> object:
 
 def test_an_extension_of_another_modality_is_refused(model: Path) -> None:
     words = ["generate", "--model", model, "--modality", "music", "--ext", "wav"]
-    assert refused(*words) == "--ext wav: music has files abc and mid; name one of them"
+    assert refused(*words) == "music has files abc and mid, none called .wav; name one of them"
     assert "say what to write" in bgpt("generate", "--model", model, code=2).stderr
 
 
