@@ -47,8 +47,8 @@ def matches(tokens_BL: Tensor, longest: int) -> Tensor:
     breaks_BL = torch.where(tokens_BL == PAD, places_L + 1, 0).cummax(1).values
     bytes_BL = places_L - torch.cat((breaks_BL.new_zeros(rows, 1), breaks_BL[:, :-1]), 1)
     found_BLK = tokens_BL.new_full((rows, length, len(orders(longest))), NONE)
-    # What stands before each place, each token times the factor to the power of how far it is back:
-    # the sum of all, taken from the first on, less that of what is too far.
+    # A hash is the sum of the tokens before a place, each times the factor to the power of how far
+    # back it is: of sums from the first token on the difference, brought to that power.
     powers_L = places_L.new_full((length,), _FACTOR).cumprod(0)
     inverse_L = places_L.new_full((length,), _INVERSE).cumprod(0)
     sums_BL = F.pad(((tokens_BL + 1) * inverse_L).cumsum(1), (1, 0))[:, :-1]

@@ -10,7 +10,7 @@ keys and queries, as rotary positions do.
 
 Shape suffixes: B batch, P patches, S patch size, N predicted patches, V vocabulary (257), L bytes,
 T queries, H heads, D head width, R turned width, M rows of `Recall.mixes`, E width of the byte
-level, C of the patch level.
+level, C of the patch level, G lookups of counterparts, K bytes of a patch that are looked up again.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _Behind(NamedTuple):
     features_BC: Tensor
     counts_BH: Tensor
     known_B: Tensor
-    sums_BCHR: Tensor
+    sums_BGHR: Tensor
 
 
 class RecallCache(KeyValueCache):
@@ -226,7 +226,7 @@ class Recall(nn.Module):
         turns_BPHR, heeded_BHPK = _no_turn(features_BPC).expand(batch, count, HEADS, -1), None
         sums = []
         for counterparts, sums_BHR in zip(
-            self.counterparts, behind.sums_BCHR.unbind(1), strict=True
+            self.counterparts, behind.sums_BGHR.unbind(1), strict=True
         ):
             turns_BPHR, sums_BHR, heeded_BHPK = counterparts(
                 runs,
