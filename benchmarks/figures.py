@@ -28,7 +28,10 @@ def where(result: dict[str, Any]) -> str:
     """Machine and commit of a result, for the line below its table."""
     machine = result["environment"]
     kind = "with AMX" if machine["amx"] else "without AMX"
-    place = f"{machine['cpu']}, {machine['cores']} cores, {kind}"
+    cores = f"{machine['cores']} cores"
+    if machine.get("cores_used", machine["cores"]) < machine["cores"]:
+        cores = f"{machine['cores_used']} of {cores}"
+    place = f"{machine['cpu']}, {cores}, {kind}"
     if machine.get("gpu"):
         place = f"a GPU, {machine['gpu']}"
     place += f", commit {machine['commit']}"
@@ -438,8 +441,9 @@ def classification(results: list[dict[str, Any]]) -> str:
         " checkpoint, from random weights of the same shape, by the classifier's counts of runs of"
         f" bytes alone, and by a linear model; {results[0]['statement']}. A min + B: A for the"
         " first look, which fits a linear model to what the weights it begins with make of files"
-        " and to those counts, B to go on from there, unless that did worse on validation, so that"
-        " the first look was kept; B alone: by a classifier before, which looked at nothing first.",
+        " and to those counts, or, of more than 32,768 files, only settles what of them is read; B"
+        " to go on from there, unless that did worse on validation, so that the first look was"
+        " kept; B alone: by a classifier before, which looked at nothing first.",
         "",
         "| files | test files | goal | begun from | accuracy | macro-F1 |",
         "|---|---|---|---|---|---|",

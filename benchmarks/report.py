@@ -32,6 +32,7 @@ def environment() -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": os.cpu_count(),
+        "cores_used": len(os.sched_getaffinity(0)),
         "amx": "amx_tile" in flags,
         "avx512_bf16": "avx512_bf16" in flags,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -114,6 +114,12 @@ def test_figures_of_a_checkpoint_that_no_longer_ships_say_so() -> None:
     assert figures().where({"environment": machine, "checkpoint": None}).endswith("commit abc")
 
 
+@pytest.mark.parametrize(("used", "said"), [(2, "2 cores"), (1, "1 of 2 cores")])
+def test_how_many_of_the_cores_were_used_is_said(used: int, said: str) -> None:
+    machine = {**WHERE["environment"], "cores_used": used}
+    assert figures().where({"environment": machine}) == f"A CPU, {said}, with AMX, commit abc"
+
+
 def test_what_was_measured_of_another_checkpoint_says_so() -> None:
     module = figures()
     shipped = next(module.WEIGHTS.glob("cpu-*.pt"))
