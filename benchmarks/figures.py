@@ -45,8 +45,16 @@ def _older(checkpoint: dict[str, Any]) -> bool:
     """Whether what was measured is a checkpoint that no longer ships."""
     if not {"sha256", "file"} <= checkpoint.keys():
         return False
-    shipped = (WEIGHTS / checkpoint["file"]).read_bytes()
-    return bool(hashlib.sha256(shipped).hexdigest() != checkpoint["sha256"])
+    return bool(_digest(WEIGHTS / checkpoint["file"]) != checkpoint["sha256"])
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def trained_on(trained: dict[str, Any]) -> str:
+    """What kind of machine a checkpoint's record names."""
+    return "a GPU" if trained.get("device") == "cuda" else "CPU cores"
 
 
 def measured_on(results: list[dict[str, Any]]) -> str:
@@ -60,7 +68,7 @@ def accuracy(result: dict[str, Any]) -> str:
     trained = checkpoint["trained"]
     before = trained.get("task", {}).get("seconds_before", 0)
     begun = f", begun from one of {before / 60:.0f} minutes," if before else " from scratch"
-    place = "a GPU" if trained.get("device") == "cuda" else "CPU cores"
+    place = trained_on(trained)
     lines = [
         f"{checkpoint['parameters'] / 1e6:.1f} M parameters, {checkpoint['bytes'] / 1e6:.1f} MB,"
         f" trained{begun} by `bgpt train cpu --minutes {trained['training']['minutes']:g}`"
@@ -347,9 +355,9 @@ def compressors(results: list[dict[str, Any]]) -> str:
 def converted_by(about: dict[str, Any]) -> str:
     """The model of a conversion, and how it was trained."""
     trained = about["trained"]
-    place = "a GPU" if trained["device"] == "cuda" else "CPU cores"
-    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in WEIGHTS.glob("*.pt")}
-    ships = "ships" if about["sha256"] in hashes else "does not ship"
+    place = trained_on(trained)
+    shipped = {_digest(path) for path in WEIGHTS.glob("*.pt")}
+    ships = "ships" if about["sha256"] in shipped else "does not ship"
     return (
         f"by one model of {about['parameters'] / 1e6:.1f} M parameters, which {ships}, after"
         f" {trained['step']:,} updates in {trained['seconds'] / 60:.0f} minutes on {place}"

@@ -43,8 +43,8 @@ class Config:
         return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
 
 
-_SHORTEST_MATCH = 3
-"""Fewer bytes than that say too little to be looked up."""
+SHORTEST_MATCH = 3
+"""Bytes; fewer say too little to be looked up."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class ModelConfig(Config):
             value = getattr(self, field.name)
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise ConfigError(f"ModelConfig.{field.name} is {value}; it must be at least 1")
-        if self.longest_match < _SHORTEST_MATCH:
+        if self.longest_match < SHORTEST_MATCH:
             raise ConfigError(
                 f"ModelConfig.longest_match is {self.longest_match}; it must be at least"
-                f" {_SHORTEST_MATCH}"
+                f" {SHORTEST_MATCH}"
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"ModelConfig.dropout is {self.dropout}; it must be in [0, 1)")

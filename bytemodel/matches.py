@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bytemodel.config import SHORTEST_MATCH
 from bytemodel.patches import PAD, VOCABULARY
 
-ORDERS = (3, 5, 8, 12, 20, 32, 64, 128)
+ORDERS = (SHORTEST_MATCH, 5, 8, 12, 20, 32, 64, 128)
 """How many bytes must have stood together, for each of the lookups there may be."""
 NONE = VOCABULARY
 """Said where they never did. A run of bytes ends at a token 256, whatever stands beyond it."""

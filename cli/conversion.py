@@ -101,9 +101,10 @@ def convert(
         from cli.media import Show
 
         show = Show(modality, ext, forms=False)
+        kept = [*targets, *checkpoint_files(model)]
         for target in targets.values():
             for form in show.other_forms(target):
-                refuse_existing(form, force=force, sources=[*targets, *checkpoint_files(model)])
+                refuse_existing(form, force=force, sources=kept)
     from bytemodel.conversion import as_trained, convert_prompts, prompt, trained_conversions
     from bytemodel.cpu import display_name
     from bytemodel.decoding import prepare
