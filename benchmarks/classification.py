@@ -12,7 +12,8 @@ hyperparameters for every task, begun from the checkpoint and from random weight
 each after a first look at the files, for the same time or number of steps; --start measures one
 beginning alone and keeps what the result holds of others. It learns from train, keeps what does
 best on validation, and is judged once, on test. Beside it stands what its counts of runs of bytes
-tell alone, and what a linear model makes of the features that one would choose knowing what the
+tell alone, what its network of the first bytes at their places does, where it asks that at all, and
+what a linear model makes of the features that one would choose knowing what the
 files are: TF-IDF of words, pixels, log spectra.
 
 Writes benchmarks/results/classification_TASK.json.
@@ -47,6 +48,7 @@ from bytemodel.classify import Confusion, classification, evaluate_files, traini
 from bytemodel.config import preset
 from bytemodel.labelled import BATCH, LabelledFile, LabelledSource
 from bytemodel.linear import COUNTS as RUNS_COUNTED
+from bytemodel.linear import PLACES as FIRST_BYTES
 from bytemodel.linear import fitted, learns_head
 from bytemodel.train import pick_device, pick_dtype
 from cpusim.errors import UserError
@@ -60,8 +62,11 @@ class Goal(NamedTuple):
     baseline: str
 
 
-STARTS = "generative checkpoint", "random weights", "counts of runs alone", "linear model"
-CHECKPOINT, RANDOM, COUNTS, LINEAR = STARTS
+STARTS = (
+    *("generative checkpoint", "random weights", "counts of runs alone"),
+    *("bytes at their places alone", "linear model"),
+)
+CHECKPOINT, RANDOM, COUNTS, PLACES, LINEAR = STARTS
 TASKS = {
     "image": Goal("10 kinds of clothes", 0.90, "pixels, logistic regression"),
     "reuters": Goal("8 topics", 0.97, "TF-IDF of words, linear SVM"),
@@ -161,6 +166,7 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
                 epochs=round(outcome.step * BATCH / len(source.training), 2),
                 budget=learning.budget(options),
                 first_look_seconds=first_look,
+                places=begin.placed.places if begin.placed else 0,
                 device=report.device_name(device),
                 dtype=str(dtype).removeprefix("torch."),
                 checkpoint=None if model is None else known(start),
@@ -173,6 +179,12 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         classifier = fitted(None, source, seed=0, kinds=[RUNS_COUNTED]).to(device)
         confusion = evaluate_files(classifier, source.held_out, dtype=dtype)
         rows.append(row(COUNTS, confusion, began, features="logistic regression"))
+    if options.start in (None, PLACES):
+        began = time.monotonic()
+        classifier = fitted(None, source, seed=0, kinds=[FIRST_BYTES], new_head=True).to(device)
+        if classifier.placed is not None:
+            confusion = evaluate_files(classifier, source.held_out, dtype=dtype)
+            rows.append(row(PLACES, confusion, began, features="perceptron"))
     if options.start in (None, LINEAR):
         began = time.monotonic()
         confusion = baseline(task, source.training, source.held_out, source.labels)

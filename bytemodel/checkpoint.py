@@ -80,7 +80,7 @@ def save(
         "version": VERSION,
         "config": model.config.to_dict(),
         "model": {
-            name: tensor.detach().to("cpu", dtype or tensor.dtype)
+            name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
             for name, tensor in model.state_dict().items()
         },
         "info": info,
@@ -151,8 +151,19 @@ def load_any(
     if labels is not None and not (named and labels):
         raise CheckpointError(f"{path}: holds no usable labels; it was cut or altered")
 
+    reads = weights.get(Classifier.STATE)
+    if labels is not None and not (is_whole(reads) and Classifier.is_state(reads)):
+        raise CheckpointError(
+            f"{path}: does not say what its classifier reads of a file; it was altered, or written"
+            " by an older version; train it again"
+        )
+
     def build() -> Trainable:
-        return ByteModel(config) if labels is None else Classifier(config, labels)
+        if labels is None:
+            return ByteModel(config)
+        classifier = Classifier(config, labels)
+        classifier.set_extra_state(cast(torch.Tensor, reads))
+        return classifier
 
     # A configuration that lies about its size must cost nothing: its layers are counted, the bytes
     # of its patches too, and the model is built without memory first.

@@ -6,7 +6,8 @@ so their largest values, and what the last patch makes of the whole file, stand 
 and Ruder 2018, arXiv 1801.06146). Of a picture it matters where in the file something is, so
 there are means of parts of it too. A word may begin at any place of a patch, and the patch level
 tells it from others poorly; so what detectors find in the states of the byte level, of some of
-the patches, can be pooled as well. Nothing is written: its head is of no use here.
+the patches, can be pooled as well. Nothing is written: its head is of no use here. Where it tells
+more to know what byte stands where, `placed` is asked as well, and the mean of both counts.
 
 Shape suffixes: B batch, P patches, S patch size, L labels, C width, D draws, R patches read closely
 in each, E width of the byte level, K detectors, Q parts, F width of all that is pooled.
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from bytemodel.config import ModelConfig
 from bytemodel.model import ByteModel
 from bytemodel.patches import PAD, Patches, encode_file, fitting_extension
+from bytemodel.placed import MOST_PLACES, Placed, first_bytes
 
 DETECTORS = 1024
 """What is looked for in the states of the byte level. The mean of so many, none of them linear,
@@ -59,7 +61,11 @@ _WINDOWS_AT_ONCE = 256
 
 class Classifier(nn.Module):
     """Files in, a logit a label out. `config` is that of the byte model it began as. `closely`:
-    whether any patches are read by the byte level; where that tells nothing, it need not be."""
+    whether any patches are read by the byte level; where that tells nothing, it need not be.
+    `placed`: what is asked about the first bytes too, if anything."""
+
+    STATE = "_extra_state"
+    """The name under which the state of a module says what its weights do not."""
 
     def __init__(self, config: ModelConfig, labels: Sequence[str]) -> None:
         super().__init__()
@@ -78,6 +84,7 @@ class Classifier(nn.Module):
         self.wide = nn.Linear(len(RUNS) * BUCKETS, len(self.labels), bias=False)
         self.wide.requires_grad_(False)
         nn.init.zeros_(self.wide.weight)
+        self.placed: Placed | None = None
 
     @classmethod
     def of(cls, model: ByteModel, labels: Sequence[str]) -> Classifier:
@@ -98,12 +105,29 @@ class Classifier(nn.Module):
         return _GAIN / math.sqrt(self.head.in_features)
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(float(self.closely))
+        """Whether patches are read closely, and how many places `placed` knows; 0 without it."""
+        return torch.tensor([self.closely, 0 if self.placed is None else self.placed.places])
+
+    @staticmethod
+    def is_state(state: Tensor) -> bool:
+        """Whether it is such a state."""
+        if state.shape != (2,):
+            return False
+        closely, places = state.tolist()
+        return closely in (0, 1) and places in range(MOST_PLACES + 1)
 
     def set_extra_state(self, state: Tensor) -> None:
+        closely, places = map(int, state.tolist())
         self.closely = True
-        if not state:
+        if not closely:
             self.leave_out_bytes()
+        self.ask_also(Placed(places, len(self.labels)) if places else None)
+
+    def ask_also(self, placed: Placed | None) -> None:
+        """What the first bytes tell, as it is: it is learned already."""
+        self.placed = placed
+        if placed is not None:
+            placed.to(self.head.weight.device).train(self.training).requires_grad_(False)
 
     def leave_out_bytes(self) -> None:
         """Read nothing closely, and learn nothing about it."""
@@ -117,8 +141,14 @@ class Classifier(nn.Module):
     def forward(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, L). `lengths_B`: the patches of each row that are no padding."""
         deep_BL = self.deep(self.pooled(patches_BPS, lengths_B))
-        # The counts know what they were fitted to by heart; nothing would be left to learn.
-        return deep_BL if self.training else deep_BL + self.wide(counted(patches_BPS))
+        if self.training:
+            # The others know what they were fitted to by heart; nothing would be left to learn.
+            return deep_BL
+        logits_BL = deep_BL + self.wide(counted(patches_BPS))
+        if self.placed is not None:
+            placed_BL = self.placed(first_bytes(patches_BPS, self.placed.places))
+            logits_BL = (logits_BL + placed_BL) / 2
+        return cast(Tensor, logits_BL)
 
     def deep(self, pooled_BF: Tensor) -> Tensor:
         """Logits (B, L) of what is pooled."""

@@ -248,6 +248,11 @@ class LabelledSource:
         """How many patches are read of a file to learn from."""
         return float(self._sizes.mean())
 
+    @property
+    def longest(self) -> int:
+        """How many patches are read of the longest file to learn from."""
+        return self._lengths[-1]
+
     def _by_length(self, files: Sequence[LabelledFile]) -> Iterator[LabelledBatch]:
         """The beginnings of files, those of like length together."""
         ranked = sorted(files, key=self._size)

@@ -2,6 +2,7 @@
 
 Logistic regression on features that stay as they are has one best solution, so nothing that the
 model has learned is spoilt by what a random head asks for (Kumar et al. 2022, arXiv 2202.10054).
+Where it tells more to ask what byte stands where, too, that is learned here as well.
 
 Shape suffixes: N files, F features of a kind, L labels; as in `classifier` for batches.
 """
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bytemodel import placed
 from bytemodel.classifier import (
     BUCKETS,
     DETECTORS,
@@ -31,6 +33,8 @@ from bytemodel.labelled import LabelledSource
 from bytemodel.model import ByteModel
 
 WHOLE, IN_PARTS, CLOSE, COUNTS = "whole", "parts", "close", "counts"
+PLACES = "places"
+"""What byte stands where: no feature of a linear model, but judged beside it."""
 _MOST_FITTED = 1 << 15
 """Files to learn from beyond which nothing is fitted: so many teach the model itself more than can
 be read from what it knows, and a head that fits what it knows is in the way of that."""
@@ -49,6 +53,9 @@ _WHETHER_USED: dict[str, Sequence[float]] = {IN_PARTS: (1.0, 0.0)}
 """What kinds of features may be multiplied by, in the order in which that is settled: some before
 the files are read, since they cost much, some when all are. The penalty is the same, so the more,
 the more they say: much where they tell, nothing where they only add noise."""
+_FEWEST_ASKED, _MOST_ASKED = 256, 1 << 16
+"""Files of which it is learned what byte stands where: of few each place tells too little, of so
+many their first bytes are a quarter of a gigabyte."""
 _PENALTIES = 0.03, 0.01, 0.003
 """On half the squares of the weights, for features of unit deviation."""
 _SETTLED_BY = 8192
@@ -66,47 +73,71 @@ def fitted(
     source: LabelledSource,
     *,
     seed: int,
-    kinds: Iterable[str] = (WHOLE, IN_PARTS, CLOSE, COUNTS),
+    kinds: Iterable[str] = (WHOLE, IN_PARTS, CLOSE, COUNTS, PLACES),
     new_head: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Classifier:
     """A classifier that begins with a byte model, fitted to the source's files.
 
     `start`: None for random weights. `kinds`: the features among which some of the files settle
-    which are read. `new_head`: nothing but that is settled, and the head, still zero, is to be
-    learned. `progress`: called with how many files of how many are read.
+    which are read. `new_head`: nothing but that is settled and the places are learned, and the
+    head, still zero, is to be learned. `progress`: called with how many files of how many are read.
     """
     torch.manual_seed(seed)
     model = start or ByteModel(source.config)
     classifier = Classifier.of(model, source.labels).eval()
-    some = min(_LOOKED_AT, len(source.training))
+    some, kinds = min(_LOOKED_AT, len(source.training)), set(kinds)
+    places = _places(source) if PLACES in kinds else 0
     if len(source.training) > _MOST_COUNTED:
-        kinds = [kind for kind in kinds if kind != COUNTS]
-    read = _read(classifier, source, kinds, range(some), progress)
-    scales, _ = read.settled(_WHETHER_READ)
+        kinds.discard(COUNTS)
+    kinds.discard(PLACES)
+    read = _read(classifier, source, kinds, range(some), lambda done: progress(done, some))
+    scales, penalty = read.settled(_WHETHER_READ)
     read = read.of(scales)
     if CLOSE not in scales:
         classifier.leave_out_bytes()
+    if places:
+        first_NT, _ = _first_bytes(source, some, places, read.device)
+        if not read.tells_more_with(first_NT, scales, penalty, seed):
+            places = 0
+    total = some if new_head else max(some, min(len(source.training), _most_files(source, scales)))
+    asked = min(len(source.training), _MOST_ASKED) if places else 0
+
+    def tell(done: float) -> None:
+        progress(round(done), total + asked)
+
     if new_head:
         torch.nn.init.zeros_(classifier.head.weight)
         torch.nn.init.zeros_(classifier.head.bias)
-        progress(some, some)
-        return classifier
-    total = max(some, min(len(source.training), _most_files(source, scales)))
-    if total > some:
-        read = read.and_of(_read(classifier, source, scales, range(some, total), progress))
+    else:
+        if total > some:
+            read = read.and_of(_read(classifier, source, scales, range(some, total), tell))
+        _fit(classifier, read, scales)
+    if places:
+        # It takes about as long as to read the files.
+        learned = placed.learned(
+            *_first_bytes(source, asked, places, read.device),
+            len(source.labels),
+            seed=seed,
+            progress=lambda share: tell(total + share * asked),
+        )
+        classifier.ask_also(learned)
+    tell(total + asked)
+    return classifier
+
+
+def _fit(classifier: Classifier, read: _Features, scales: Mapping[str, float]) -> None:
+    """The head and what is beside it, to what was read of files."""
     known: dict[str, Sequence[float]] = {kind: (scale,) for kind, scale in scales.items()}
     used, penalty = read.settled({**known, **_WHETHER_USED})
     weights, bias_L = read.fit(used, penalty)
     with torch.no_grad():
         classifier.wide.weight.copy_(weights.get(COUNTS, classifier.wide.weight))
         classifier.head.weight.zero_()
-        for kind, columns in _columns(source.config).items():
+        for kind, columns in _columns(classifier.config).items():
             if kind in weights:
                 classifier.head.weight[:, columns] = weights[kind] / classifier.scale
         classifier.head.bias.copy_(bias_L)
-    progress(total, total)
-    return classifier
 
 
 def _columns(config: ModelConfig) -> dict[str, slice]:
@@ -128,13 +159,31 @@ def _most_files(source: LabelledSource, kinds: Iterable[str]) -> int:
     return int(_MOST_READ / cost)
 
 
+def _places(source: LabelledSource) -> int:
+    """How many places of files may tell, 0 if none: where only a stretch is read of some, a byte's
+    place in it is not its place in the file."""
+    if len(source.training) < _FEWEST_ASKED or source.longest == source.config.max_patches:
+        return 0
+    return min(placed.MOST_PLACES, (source.longest - 1) * source.config.patch_size)
+
+
+def _first_bytes(
+    source: LabelledSource, files: int, places: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The first bytes of so many files, (N, T), and their labels."""
+    batches = list(source.beginnings(range(files)))
+    first = [placed.first_bytes(batch.patches_BPS, places) for batch in batches]
+    labels = [batch.labels_B for batch in batches]
+    return torch.cat(first).to(device), torch.cat(labels).to(device)
+
+
 @torch.no_grad()
 def _read(
     classifier: Classifier,
     source: LabelledSource,
     kinds: Iterable[str],
     files: range,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int], None],
 ) -> _Features:
     """What is read of these files, each by its beginning."""
     device = next(classifier.parameters()).device
@@ -146,7 +195,7 @@ def _read(
     labels: list[Tensor] = []
     done = 0
     for batch in source.beginnings(files):
-        progress(files.start + done, files.stop)
+        progress(files.start + done)
         rows = slice(done, done + batch.size)
         patches_BPS = batch.patches_BPS.to(device)
         if columns:
@@ -174,6 +223,10 @@ class _Features:
     labels_N: Tensor
     labels: int
 
+    @property
+    def device(self) -> torch.device:
+        return self.labels_N.device
+
     def of(self, kinds: Iterable[str]) -> _Features:
         return replace(self, kinds={kind: self.kinds[kind] for kind in kinds})
 
@@ -190,6 +243,11 @@ class _Features:
         """Of each so manyth file."""
         kinds = {kind: found_NF[::step] for kind, found_NF in self.kinds.items()}
         return replace(self, kinds=kinds, labels_N=self.labels_N[::step])
+
+    @property
+    def _held_out(self) -> Tensor:
+        """Every fourth file, bool (N,)."""
+        return torch.arange(len(self.labels_N), device=self.device) % 4 == 0
 
     def settled(self, choices: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], float]:
         """What each kind should be multiplied by, without those that tell nothing, and the penalty
@@ -212,12 +270,31 @@ class _Features:
 
     def _wrong(self, scales: Mapping[str, float], penalty: float) -> float:
         """The loss on every fourth file of a fit to the others; nats."""
-        held_out_N = torch.arange(len(self.labels_N), device=self.labels_N.device) % 4 == 0
+        held_out_N = self._held_out
         if held_out_N.all():
             return 0.0
         weights, bias_L = self.fit(scales, penalty, ~held_out_N)
         logits_NL = self._logits(weights, bias_L)
         return F.cross_entropy(logits_NL[held_out_N], self.labels_N[held_out_N]).item()
+
+    def tells_more_with(
+        self, first_NT: Tensor, scales: Mapping[str, float], penalty: float, seed: int
+    ) -> bool:
+        """Whether the mean of what a fit and what the first bytes of the same files tell is better
+        than the fit alone, for better reasons than that a mean is less sure."""
+        held_out_N = self._held_out
+        learned_N = ~held_out_N
+        labels_N = self.labels_N[held_out_N]
+        also = placed.learned(first_NT[learned_N], self.labels_N[learned_N], self.labels, seed=seed)
+        fit = self.fit(scales, penalty, learned_N)
+        with torch.no_grad():
+            known_NL = self._logits(*fit)[held_out_N]
+            mean_NL = (known_NL + also(first_NT[held_out_N])) / 2
+            alone, unsure, both = (
+                F.cross_entropy(logits_NL, labels_N).item()
+                for logits_NL in (known_NL, known_NL / 2, mean_NL)
+            )
+        return both < min(alone, unsure)
 
     def _logits(self, weights: Mapping[str, Tensor], bias_L: Tensor) -> Tensor:
         logits_NL = bias_L.expand(len(self.labels_N), -1)

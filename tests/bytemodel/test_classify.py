@@ -46,6 +46,7 @@ from bytemodel.labelled import _POOL, BATCH, LabelledSource, find_labelled
 from bytemodel.linear import fitted
 from bytemodel.metrics import read_metrics
 from bytemodel.patches import PAD
+from bytemodel.placed import MOST_PLACES, Placed
 from bytemodel.train import Outcome, read_config, train
 from cpusim.errors import UserError
 from tests.bytemodel.kinds import write_files
@@ -111,6 +112,47 @@ def test_what_is_not_read_closely_counts_for_nothing(tmp_path: Path) -> None:
         assert (parameter.grad is not None) == parameter.requires_grad, name
     loaded.eval()
     assert torch.equal(loaded(tokens, lengths), classifier(tokens, lengths))
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_what_is_asked_of_the_first_bytes_is_saved_with_the_rest(
+    dtype: torch.dtype | None, tmp_path: Path
+) -> None:
+    classifier = random_classifier()
+    # A number that bfloat16 does not have.
+    classifier.ask_also(Placed(1027, len(classifier.labels)).eval())
+    tokens = torch.from_numpy(file_patches(b"to be or not to be", "txt", SIZE))[None]
+    lengths = torch.tensor([tokens.shape[1]])
+    checkpoint.save(tmp_path / "c.pt", classifier, info={}, dtype=dtype)
+    loaded = checkpoint.load_classifier(tmp_path / "c.pt").model
+    assert loaded.placed is not None
+    assert loaded.placed.places == 1027
+    rounded = 0.05 if dtype else 0
+    found = loaded(tokens, lengths)
+    torch.testing.assert_close(found, classifier(tokens, lengths), atol=rounded, rtol=rounded)
+    plain = random_classifier()
+    plain.load_state_dict(classifier.state_dict())
+    assert torch.equal(plain(tokens, lengths), classifier(tokens, lengths))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *(None, torch.tensor(1), torch.tensor([1, -1]), torch.tensor([2, 0])),
+        *(torch.tensor([1.0, 0.5]), torch.tensor([1, MOST_PLACES + 1])),
+        *(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.inf]), "state"),
+    ],
+)
+def test_a_classifier_that_does_not_say_what_it_reads_is_refused(
+    state: object, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, random_classifier(), info={})
+    content = torch.load(path, weights_only=True)
+    content["model"]["_extra_state"] = state
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="does not say what its classifier reads of a file"):
+        checkpoint.load_classifier(path)
 
 
 @given(st.lists(st.integers(1, 24), min_size=1, max_size=5), st.integers(1, 9), st.booleans())

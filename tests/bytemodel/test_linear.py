@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,11 +18,13 @@ from bytemodel.linear import (
     CLOSE,
     COUNTS,
     IN_PARTS,
+    PLACES,
     WHOLE,
     _columns,
     _Features,
     fitted,
 )
+from bytemodel.placed import first_bytes
 from tests.bytemodel.models import SMALLEST, random_model
 
 
@@ -196,3 +199,74 @@ def test_the_first_look_is_at_the_same_files_whatever_the_order(folder: Path) ->
     assert sum(len(batch) for batch in looks[0]) == 20
     for one, other in zip(*looks, strict=True):
         assert torch.equal(one, other)
+
+
+def placed_source(tmp_path: Path, name: str, *, telling: bool, size: int = 40) -> LabelledSource:
+    """Files of random bytes, whose byte 3 tells the label, or none does."""
+    random = np.random.default_rng(0)
+    (tmp_path / name).mkdir()
+    for number in range(500):
+        data = random.integers(0, 256, size, np.uint8)
+        label = "ab"[int(data[3] > 127) if telling else number % 2]
+        (tmp_path / name / f"{label}_{number}.bin").write_bytes(data.tobytes())
+    return LabelledSource(tmp_path / name, SMALLEST, seed=0)
+
+
+def test_what_byte_stands_where_is_asked_where_it_tells_more(tmp_path: Path) -> None:
+    kinds = [WHOLE, PLACES]
+    source = placed_source(tmp_path, "tell", telling=True)
+    told: list[tuple[int, int]] = []
+    classifier = fitted(
+        random_model("local"),
+        source,
+        seed=4,
+        kinds=kinds,
+        progress=lambda *pair: told.append(pair),
+    )
+    assert told == sorted(told)
+    assert told[-1] == (2 * len(source.training),) * 2
+    assert classifier.placed is not None
+    assert evaluate_files(classifier, source.held_out).accuracy > 0.9
+    batch = next(source.beginnings(range(BATCH)))
+    placed = classifier.placed(first_bytes(batch.patches_BPS, classifier.placed.places))
+    deep = classifier.deep(classifier.pooled(*batch[:2]))
+    torch.testing.assert_close(classifier(*batch[:2]), (deep + placed) / 2)
+    # It is no part of what is learned from there.
+    torch.testing.assert_close(classifier.train()(*batch[:2]), deep)
+    assert not any(weight.requires_grad for weight in classifier.placed.parameters())
+
+    noise = placed_source(tmp_path, "noise", telling=False)
+    assert fitted(random_model("local"), noise, seed=4, kinds=kinds).placed is None
+
+
+def test_places_are_not_asked_of_few_files_or_of_stretches_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = (SMALLEST.max_patches - 1) * SMALLEST.patch_size
+    source = placed_source(tmp_path, "long", telling=True, size=longest)
+    assert fitted(random_model("local"), source, seed=4, kinds=[WHOLE, PLACES]).placed is None
+    source = placed_source(tmp_path, "short", telling=True)
+    monkeypatch.setattr("bytemodel.linear._FEWEST_ASKED", len(source.training) + 1)
+    assert fitted(random_model("local"), source, seed=4, kinds=[WHOLE, PLACES]).placed is None
+
+
+@pytest.mark.parametrize("most", [300, 10**6])
+def test_for_a_new_head_places_are_asked_of_all_files_that_memory_holds(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bytemodel.linear._MOST_ASKED", most)
+    monkeypatch.setattr("bytemodel.linear._LOOKED_AT", 280)
+    source = placed_source(tmp_path, "tell", telling=True)
+    told: list[tuple[int, int]] = []
+    classifier = fitted(
+        None,
+        source,
+        seed=4,
+        kinds=[PLACES],
+        new_head=True,
+        progress=lambda *pair: told.append(pair),
+    )
+    assert told[-1] == (280 + min(most, len(source.training)),) * 2
+    assert classifier.placed is not None
+    assert not classifier.head.weight.any()
+    assert evaluate_files(classifier, source.held_out).accuracy > 0.85
