@@ -447,11 +447,13 @@ def classification(results: list[dict[str, Any]]) -> str:
     lines = [
         "Files told apart by `bgpt classify train`, on test files: begun from a generative"
         " checkpoint, from random weights of the same shape, by the classifier's counts of runs of"
-        f" bytes alone, and by a linear model; {results[0]['statement']}. A min + B: A for the"
+        " bytes alone, by its perceptron of the first bytes at their places alone, where it asks"
+        f" that at all, and by a linear model; {results[0]['statement']}. A min + B: A for the"
         " first look, which fits a linear model to what the weights it begins with make of files"
-        " and to those counts, or, of more than 32,768 files, only settles what of them is read; B"
-        " to go on from there, unless that did worse on validation, so that the first look was"
-        " kept; B alone: by a classifier before, which looked at nothing first.",
+        " and to those counts, or, of more than 32,768 files, only settles what of them is read,"
+        " and learns that perceptron where it tells more; B to go on from there, unless that did"
+        " worse on validation, so that the first look was kept; B alone: by a classifier before,"
+        " which looked at nothing first.",
         "",
         "| files | test files | goal | begun from | accuracy | macro-F1 |",
         "|---|---|---|---|---|---|",

@@ -135,8 +135,9 @@ def train(
 
     First of all a linear model is fitted to the files, to so many as two cores read in a quarter
     of an hour: to what the byte model makes of them, and, where they are few, to how often short
-    runs of bytes occur in them. That is no part of --minutes. More than 32,768 files teach the
-    byte model itself more than that; of these, 2,048 are looked at, to see what to read of a file.
+    runs of bytes occur in them. More than 32,768 files teach the byte model itself more than that;
+    of these, 2,048 are looked at, to see what to read of a file. Where it tells more to know which
+    byte stands at which place, that is learned too, by itself. All this is no part of --minutes.
 
     Ctrl-C saves the run and ends with exit code 130; --resume goes on as if nothing had
     happened. Options not given are then the run's own.
