@@ -100,8 +100,7 @@ def loss_and_hits(
     """The loss, cross-entropy (nats a file), twice: to minimise and to tell; and which labels are
     right: bool (B,)."""
     logits_BL = classifier(patches_BPS, lengths_B).float()
-    loss = F.cross_entropy(logits_BL, labels_B)
-    return loss, loss.detach(), logits_BL.detach().argmax(-1) == labels_B
+    return _told(F.cross_entropy(logits_BL, labels_B), logits_BL, labels_B)
 
 
 def mixed_loss_and_hits(
@@ -115,7 +114,10 @@ def mixed_loss_and_hits(
     logits_BL = classifier(patches_BPS, lengths_B).float()
     own_loss_B = F.cross_entropy(logits_BL, labels_B, reduction="none")
     other_loss_B = F.cross_entropy(logits_BL, labels_B[others_B], reduction="none")
-    loss = torch.lerp(other_loss_B, own_loss_B, own_B).mean()
+    return _told(torch.lerp(other_loss_B, own_loss_B, own_B).mean(), logits_BL, labels_B)
+
+
+def _told(loss: Tensor, logits_BL: Tensor, labels_B: Tensor) -> tuple[Tensor, ...]:
     return loss, loss.detach(), logits_BL.detach().argmax(-1) == labels_B
 
 
