@@ -53,7 +53,7 @@ _WHETHER_USED: dict[str, Sequence[float]] = {IN_PARTS: (1.0, 0.0)}
 """What kinds of features may be multiplied by, in the order in which that is settled: some before
 the files are read, since they cost much, some when all are. The penalty is the same, so the more,
 the more they say: much where they tell, nothing where they only add noise."""
-_FEWEST_ASKED, _MOST_ASKED = 256, 1 << 16
+_FEWEST_ASKED, _MOST_ASKED = 1024, 1 << 16
 """Files of which it is learned what byte stands where: of few each place tells too little, of so
 many their first bytes are a quarter of a gigabyte."""
 _PENALTIES = 0.03, 0.01, 0.003

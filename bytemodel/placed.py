@@ -22,8 +22,8 @@ MOST_PLACES = 4096
 _WIDTH = 512
 _DROPOUT = 0.3
 _BATCH = 256
-_PASSES, _FEWEST_STEPS = 16, 500
-"""Over the files, while it is learned; of few files so many more that there are as many steps."""
+_PASSES = 16
+"""Over the files, while it is learned; more of them, and few files are known by heart."""
 _RATE, _RISING, _DECAY = 2e-3, 1 / 20, 1e-2
 """Of AdamW: the highest rate, the share of the steps in which it is reached, from where it falls to
 zero in a line, and the decay of the weights."""
@@ -66,14 +66,13 @@ def learned(
     """
     files, places = first_NT.shape
     mean_T, deviation = first_NT.float().mean(0), first_NT.float().std().clamp(min=1)
-    passes = max(_PASSES, -(-_FEWEST_STEPS * _BATCH // files))
-    steps = passes * -(-files // _BATCH)
+    steps = _PASSES * -(-files // _BATCH)
     step = 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         placed = Placed(places, labels).to(first_NT.device).train()
         solver = torch.optim.AdamW(placed.parameters(), weight_decay=_DECAY)
-        for _ in range(passes):
+        for _ in range(_PASSES):
             for chosen_B in torch.split(torch.randperm(files).to(first_NT.device), _BATCH):
                 progress(step / steps)
                 rising, falling = (step + 1) / (_RISING * steps), 1 - step / steps

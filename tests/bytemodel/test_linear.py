@@ -205,7 +205,7 @@ def placed_source(tmp_path: Path, name: str, *, telling: bool, size: int = 40) -
     """Files of random bytes, whose byte 3 tells the label, or none does."""
     random = np.random.default_rng(0)
     (tmp_path / name).mkdir()
-    for number in range(500):
+    for number in range(2000):
         data = random.integers(0, 256, size, np.uint8)
         label = "ab"[int(data[3] > 127) if telling else number % 2]
         (tmp_path / name / f"{label}_{number}.bin").write_bytes(data.tobytes())
@@ -250,12 +250,12 @@ def test_places_are_not_asked_of_few_files_or_of_stretches_of_files(
     assert fitted(random_model("local"), source, seed=4, kinds=[WHOLE, PLACES]).placed is None
 
 
-@pytest.mark.parametrize("most", [300, 10**6])
+@pytest.mark.parametrize("most", [1400, 10**6])
 def test_for_a_new_head_places_are_asked_of_all_files_that_memory_holds(
     most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bytemodel.linear._MOST_ASKED", most)
-    monkeypatch.setattr("bytemodel.linear._LOOKED_AT", 280)
+    monkeypatch.setattr("bytemodel.linear._LOOKED_AT", 1300)
     source = placed_source(tmp_path, "tell", telling=True)
     told: list[tuple[int, int]] = []
     classifier = fitted(
@@ -266,7 +266,7 @@ def test_for_a_new_head_places_are_asked_of_all_files_that_memory_holds(
         new_head=True,
         progress=lambda *pair: told.append(pair),
     )
-    assert told[-1] == (280 + min(most, len(source.training)),) * 2
+    assert told[-1] == (1300 + min(most, len(source.training)),) * 2
     assert classifier.placed is not None
     assert not classifier.head.weight.any()
     assert evaluate_files(classifier, source.held_out).accuracy > 0.85

@@ -18,7 +18,7 @@ def some_files(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_what_stands_at_one_place_is_learned_and_the_same_each_time() -> None:
     told: list[float] = []
     state = torch.random.get_rng_state()
-    placed = learned(*some_files(400), 2, seed=3, progress=told.append)
+    placed = learned(*some_files(2000), 2, seed=3, progress=told.append)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert told == sorted(told)
     assert told[0] == 0
@@ -26,8 +26,8 @@ def test_what_stands_at_one_place_is_learned_and_the_same_each_time() -> None:
     first, labels = some_files(300)
     found = placed(first)
     assert (found.argmax(1) == labels).float().mean() > 0.95
-    assert torch.equal(learned(*some_files(400), 2, seed=3)(first), found)
-    assert not torch.equal(learned(*some_files(400), 2, seed=4)(first), found)
+    assert torch.equal(learned(*some_files(2000), 2, seed=3)(first), found)
+    assert not torch.equal(learned(*some_files(2000), 2, seed=4)(first), found)
 
 
 def test_bytes_are_taken_in_the_order_of_the_file_and_zeros_behind_its_end() -> None:
