@@ -2,9 +2,10 @@
 
 python benchmarks/shipping.py runs/audio runs/text     writes bytemodel/weights/media-audio.pt, ...
 python benchmarks/shipping.py runs/cpu                 writes bytemodel/weights/cpu-small.pt
+python benchmarks/shipping.py runs/conversion          writes bytemodel/weights/convert-abc-mid.pt
 
-Each replaces the one that shipped for its modality, or the CPU. What a run says of folders is left
-out.
+Each replaces the one that shipped for its modality, its conversion, or the CPU. What a run says of
+folders is left out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import report
 from bytemodel import checkpoint
 from bytemodel.cpu import shipped_checkpoint
 from bytemodel.cpu_data import learned_cpu
+from bytemodel.files_data import Conversion
 from cpusim.errors import UserError
 from media import shipped
 
@@ -33,10 +35,16 @@ def ship(run: Path) -> Path:
     data = loaded.info.get("data", {})
     if learned_cpu(loaded.info):
         path, most = shipped_checkpoint(), _MOST_BYTES_OF_CPU
-    elif data.get("kind") == "media" and "convert" not in data:
-        path, most = shipped.place_of(data["modality"]), _MOST_BYTES
+    elif data.get("kind") != "media":
+        raise UserError(f"{run}: learned no files of a modality, nor the CPU")
+    elif "convert" in data:
+        conversion = Conversion.parse(data["convert"], loaded.config.patch_size)
+        if not conversion.both:
+            raise UserError(f"{run}: learned to convert one way; what ships does it both ways")
+        path = shipped.place_of_conversion(conversion.source, conversion.target)
+        most = _MOST_BYTES
     else:
-        raise UserError(f"{run}: did not learn to write the files of a modality, nor the CPU")
+        path, most = shipped.place_of(data["modality"]), _MOST_BYTES
     made = path.with_suffix(".new")
     info = report.without_places(loaded.info)
     checkpoint.save(made, loaded.model, info=info, dtype=torch.bfloat16, force=True)

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--model", type=FILE, metavar="CKPT", required=True, help="Checkpoint file or run folder."
+    "--model",
+    type=FILE,
+    metavar="CKPT",
+    help="Checkpoint file or run folder. Default: the one that ships for such files.",
 )
 @click.argument("inputs", metavar="IN...", type=FILE, nargs=-1, required=True)
 @click.option(
@@ -55,7 +58,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def convert(
     context: click.Context,
-    model: Path,
+    model: Path | None,
     inputs: tuple[Path, ...],
     ext: str,
     modality: str | None,
@@ -90,7 +93,7 @@ def convert(
 
     \b
     Examples:
-      bgpt convert --model runs/music tune.abc --to mid
+      bgpt convert tune.abc --to mid --modality music
       bgpt convert --model runs/music songs --to mid -o midi --modality music
       bgpt convert --model runs/music tune.mid --to abc --temperature 0.8 --seed 2
       bgpt convert --model runs/music *.abc --to mid -o midi --json
@@ -110,11 +113,12 @@ def convert(
     from bytemodel.decoding import prepare
     from bytemodel.generate import Sampling
     from cli import render
+    from media import shipped
 
     sampling = Sampling(temperature, top_k, top_p)
-    loaded, kind = load_model(model, device, dtype)
-    trained = trained_conversions(loaded)
     ways = {path: (path.suffix.removeprefix("."), ext) for path in targets}
+    loaded, kind = load_model(model or shipped.for_conversions(ways.values()), device, dtype)
+    trained = trained_conversions(loaded)
     if trained is not None:
         known = ", ".join(map("->".join, trained))
         record = f"it was trained on {known}" if known else "its record names no conversion"

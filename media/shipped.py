@@ -10,6 +10,7 @@ from cpusim.errors import UserError
 from media import registry
 
 _PREFIX = "media-"
+_CONVERTS = "convert-"
 
 
 def place_of(modality: str) -> Path:
@@ -49,10 +50,47 @@ def for_files(extensions: Iterable[str]) -> Path:
     return cpu.shipped_checkpoint() if found <= {cpu.SHIPPED} else found.pop()
 
 
+def place_of_conversion(source: str, target: str) -> Path:
+    """Where the checkpoint lies that converts files with these extensions, both ways, if one
+    ships."""
+    return cpu.SHIPPED.with_name(f"{_CONVERTS}{source}-{target}.pt")
+
+
+def for_conversions(ways: Iterable[tuple[str, str]]) -> Path:
+    """The one that learned to convert files from and to these extensions, in any case.
+
+    Raises `UserError` if there is none for all of them.
+    """
+    there = {
+        frozenset(path.stem.removeprefix(_CONVERTS).lower().split("-")): path
+        for path in _converters()
+    }
+    wanted = [(source.lower(), target.lower()) for source, target in ways]
+    strange = sorted({"->".join(way) for way in wanted if frozenset(way) not in there})
+    if strange:
+        known = ", ".join(sorted("&".join(sorted(kinds)) for kinds in there)) or "none"
+        raise UserError(
+            f"no checkpoint ships that converts {', '.join(strange)} (there are: {known}); make one"
+            " with bgpt train --convert and name it with --model"
+        )
+    found = {there[frozenset(way)] for way in wanted}
+    if len(found) > 1:
+        raise UserError(
+            "different models convert these files; name one with --model, or give one kind at a"
+            " time"
+        )
+    return found.pop()
+
+
 def every() -> Iterator[Path]:
     """All that are there, the CPU's first."""
     yield cpu.shipped_checkpoint()
     yield from map(place_of, _modalities())
+    yield from _converters()
+
+
+def _converters() -> list[Path]:
+    return sorted(cpu.SHIPPED.parent.glob(f"{_CONVERTS}*-*.pt"))
 
 
 def _modalities() -> Iterator[str]:

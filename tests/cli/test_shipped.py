@@ -95,16 +95,60 @@ def test_what_was_compressed_is_restored_by_the_model_that_its_header_names(
     assert "no file that bgpt compress wrote" in refused("decompress", packed, "-o", tmp_path / "x")
 
 
-def test_every_checkpoint_that_really_ships_belongs_to_a_modality() -> None:
+def test_files_are_converted_by_the_model_that_does_both_ways(
+    weights: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("constriction")
+    path = weights / "convert-abc-mid.pt"
+    model = random_model("local", seed=7)
+    info = {"data": {"convert": "abc&mid"}}
+    checkpoint.save(path, model, info=info)
+    for kind, other in (("ABC", "mid"), ("mid", "abc")):
+        source = tmp_path / f"tune.{kind}"
+        source.write_bytes(b"X:1")
+        words = ["convert", source, "--to", other, "--max-patches", 2, "--json"]
+        words += ["-o", tmp_path / "out", "--force"]
+        report = json.loads(bgpt(*words, code=1).stdout)
+        assert report["model"] == str(path)
+        assert report["trained_conversions"] == ["abc->mid", "mid->abc"]
+    packed = tmp_path / "tune.bgpt"
+    bgpt("compress", source, "--model", path, "-o", packed)
+    bgpt("decompress", packed, "-o", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"X:1"
+
+
+def test_what_no_model_converts_is_refused(weights: Path, tmp_path: Path) -> None:
+    sources = {kind: tmp_path / f"{kind}.{kind}" for kind in ("abc", "wav", "low")}
+    for source in sources.values():
+        source.write_bytes(b"1")
+    words = ["--to", "mid", "-o", tmp_path / "out"]
+    assert refused("convert", sources["abc"], sources["wav"], *words) == (
+        "no checkpoint ships that converts abc->mid, wav->mid (there are: none); make one with"
+        " bgpt train --convert and name it with --model"
+    )
+    for name in ("convert-abc-mid.pt", "convert-low-mid.pt"):
+        checkpoint.save(weights / name, random_model("local"), info={})
+    assert "converts wav->mid (there are: abc&mid, low&mid);" in refused(
+        "convert", sources["wav"], *words
+    )
+    sentence = refused("convert", sources["abc"], sources["low"], *words)
+    assert sentence.startswith("different models convert these files; name one with --model")
+
+
+def test_every_checkpoint_that_really_ships_says_what_it_is_for() -> None:
     real = Path(cpu.__file__).parent / "weights"
-    names = [path.stem for path in real.glob("*.pt") if path.stem != "cpu-small"]
-    assert {name.removeprefix("media-") for name in names} <= set(registry.names())
-    for name in names:
-        path = real / f"{name}.pt"
+    for path in real.glob("*.pt"):
+        kind, _, name = path.stem.partition("-")
+        if kind == "cpu":
+            continue
         assert path.stat().st_size < 10_000_000
-        loaded = checkpoint.load(path)
-        assert loaded.info["data"]["modality"] == name.removeprefix("media-")
-        assert "folder" not in loaded.info["data"]
+        data = checkpoint.load(path).info["data"]
+        assert "folder" not in data
+        assert data["modality"] in registry.names()
+        if kind == "convert":
+            assert data["convert"] == name.replace("-", "&")
+        else:
+            assert (kind, name) == ("media", data["modality"])
 
 
 def test_without_weights_nothing_is_offered(weights: Path) -> None:
