@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -110,34 +111,25 @@ def convert_prompts(
 ) -> Iterator[tuple[int, Converted]]:
     """Convert what `prompt` made, each with its number as soon as it is ready.
 
-    Those of the same length are written in step. `max_patches`: the most patches to write, at most
-    what the model's length leaves room for (the default). The same seed and prompts give the same
-    bytes.
+    Many are written in step, those of about the same length. `max_patches`: the most patches to
+    write, at most what the model's length leaves room for (the default). The same seed and prompts
+    give the same bytes.
     """
     rng = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     draft = rough_copy(model, dtype)
-    for numbers in _alike(prompts):
-        room = model.config.max_patches - len(prompts[numbers[0]])
-        writing = write_in_step(
-            Session(model, dtype=dtype, draft=draft),
-            torch.from_numpy(np.stack([prompts[number] for number in numbers])),
-            limit=room if max_patches is None else min(max_patches, room),
-            sampling=sampling,
-            rng=rng,
-        )
-        for stream, written in writing:
+    by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    for first in range(0, len(by_length), STREAMS):
+        numbers = by_length[first : first + STREAMS]
+        session = Session(model, dtype=dtype, draft=draft)
+        limits = []
+        for length, alike in groupby((prompts[number] for number in numbers), key=len):
+            heads_BPS = torch.from_numpy(np.stack(list(alike)))
+            session.begin(heads_BPS)
+            room = model.config.max_patches - length
+            limits += [room if max_patches is None else min(max_patches, room)] * len(heads_BPS)
+        for stream, written in write_in_step(session, limits, sampling=sampling, rng=rng):
             data = decode_bytes(written.patches)
             yield numbers[stream], Converted(data, written.ended, written.bits)
-
-
-def _alike(prompts: Sequence[Patches]) -> Iterator[list[int]]:
-    """Numbers of prompts of one length, a batch of streams at a time, the shortest first."""
-    by_length: dict[int, list[int]] = {}
-    for number, patches in enumerate(prompts):
-        by_length.setdefault(len(patches), []).append(number)
-    for _, numbers in sorted(by_length.items()):
-        for first in range(0, len(numbers), STREAMS):
-            yield numbers[first : first + STREAMS]
 
 
 Extensions = tuple[str, str]

@@ -8,6 +8,7 @@ Shape suffixes: B streams, P patches, S patch size, V vocabulary (257).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -76,9 +77,11 @@ GREEDY = Sampling()
 
 
 class Session:
-    """Streams that grow in step, all of the same length in patches.
+    """Streams that grow in step.
 
-    `append` reads known patches; `next_patch` says what follows them, without reading it.
+    `append` reads known patches; `next_patch` says what follows them, without reading it. Streams
+    of different lengths may be `begun` side by side: each length is read by itself, which costs
+    little, and the bytes of all are said together.
     """
 
     def __init__(
@@ -93,37 +96,53 @@ class Session:
         self.dtype = dtype
         self.draft = draft
         self.device = next(model.parameters()).device
-        self.length = 0
         self.lookup = Lookup(model.config.patch_size)
-        config = model.config
-        self._matcher = Matcher(config.longest_match) if config.matching else None
-        self._caches = model.new_caches()
+        self._read: list[_Read] = []
         self._conditions = Conditions(torch.empty(0), torch.empty(0, dtype=torch.int64), None)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    @torch.inference_mode()
+    @property
+    def length(self) -> int:
+        """Patches of the longest stream."""
+        return max((streams.length for streams in self._read), default=0)
+
+    def begin(self, patches_BPS: Tensor) -> None:
+        """More streams, which begin with these patches. Raises `UserError` as `append` does."""
+        self._room(0, patches_BPS)
+        self._read.append(_Read(self.model))
+        self._go_on([(self._read[-1], patches_BPS)])
+
     def append(self, patches_BPS: Tensor) -> None:
         """Read patches that are known. Raises `UserError` past the model's longest sequence."""
-        limit = self.model.config.max_patches
-        length = self.length + patches_BPS.shape[1]
+        if not self._read:
+            self.begin(patches_BPS)
+            return
+        self._room(self.length, patches_BPS)
+        self._go_on(self._parts(patches_BPS))
+
+    def _parts(self, rows: Tensor) -> list[tuple[_Read, Tensor]]:
+        """Which of the rows, one a stream, belong to those of each length."""
+        counts = [streams.count for streams in self._read]
+        return list(zip(self._read, torch.split(rows, counts), strict=True))
+
+    def _room(self, length: int, patches_BPS: Tensor) -> None:
+        limit, length = self.model.config.max_patches, length + patches_BPS.shape[1]
         if length > limit:
             raise UserError(
                 f"a sequence of {length:,} patches is longer than the {limit:,} that this"
                 " model takes; shorten it or use a model with a larger max_patches"
             )
-        patches_BPS = patches_BPS.to(self.device)
-        with self._autocast():
-            read = self.model.read(patches_BPS, self._caches)
-        count = patches_BPS.shape[1]
-        last_B = torch.arange(1, len(patches_BPS) + 1, device=self.device) * count - 1
-        self._conditions = read.at(last_B, per_row=1)
-        self.length = length
-        if self._matcher is not None:
-            self._matcher.read(patches_BPS)
-        if len(patches_BPS) == 1:
-            self.lookup.read(patches_BPS.flatten().tolist())
+
+    @torch.inference_mode()
+    def _go_on(self, parts: Sequence[tuple[_Read, Tensor]]) -> None:
+        for streams, patches_BPS in parts:
+            with self._autocast():
+                streams.read(patches_BPS.to(self.device))
+        self._conditions = Conditions.beside([streams.conditions for streams in self._read])
+        if len(self._conditions.previous_NS) == 1:
+            self.lookup.read(parts[0][1].flatten().tolist())
 
     @torch.inference_mode()
     def next_patch(
@@ -213,7 +232,10 @@ class Session:
     ) -> Tensor:
         """What a byte level says behind each of a patch's tokens that its caches do not hold."""
         read = caches[0].length
-        matches = None if self._matcher is None else self._matcher.look_up(tokens_BT)[:, read:]
+        matches = None
+        if decoder.matching is not None:
+            found = [streams.look_up(part_BT) for streams, part_BT in self._parts(tokens_BT)]
+            matches = torch.cat(found)[:, read:]
         # The first position is no byte's.
         unread_BT = tokens_BT[:, max(read - 1, 0) :]
         counts = decoder.counts(self._conditions, tokens_BT)
@@ -223,13 +245,51 @@ class Session:
         return logits
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these streams only (int64 or boolean indexes)."""
+        """Go on with these streams only (int64 or boolean indexes), in the order they have."""
         self.lookup.forget()
+        kept_B = torch.zeros(len(self._conditions.previous_NS), dtype=torch.bool)
+        kept_B[rows.cpu()] = True
+        for streams, part_B in self._parts(kept_B):
+            streams.keep(part_B.to(self.device))
+        self._read = [streams for streams in self._read if streams.count]
+        self._conditions = self._conditions.at(kept_B.to(self.device))
+
+
+class _Read:
+    """Streams of the same length, as far as they were read."""
+
+    def __init__(self, model: ByteModel) -> None:
+        config = model.config
+        self.model = model
+        self.length = 0
+        self.conditions = Conditions(torch.empty(0), torch.empty(0, dtype=torch.int64), None)
+        self._matcher = Matcher(config.longest_match) if config.matching else None
+        self._caches = model.new_caches()
+
+    @property
+    def count(self) -> int:
+        return len(self.conditions.previous_NS)
+
+    def read(self, patches_BPS: Tensor) -> None:
+        count = patches_BPS.shape[1]
+        read = self.model.read(patches_BPS, self._caches)
+        last_B = torch.arange(1, len(patches_BPS) + 1, device=patches_BPS.device) * count - 1
+        self.conditions = read.at(last_B, per_row=1)
+        self.length += count
         if self._matcher is not None:
-            self._matcher.keep(rows)
+            self._matcher.read(patches_BPS)
+
+    def look_up(self, tokens_BT: Tensor) -> Tensor:
+        """What `Matcher` says behind each of the first tokens of the next patch."""
+        assert self._matcher is not None
+        return self._matcher.look_up(tokens_BT)
+
+    def keep(self, rows_B: Tensor) -> None:
+        if self._matcher is not None:
+            self._matcher.keep(rows_B)
         for cache in self._caches:
-            cache.select(rows)
-        self._conditions = self._conditions.at(rows)
+            cache.select(rows_B)
+        self.conditions = self.conditions.at(rows_B)
 
 
 @dataclass(frozen=True)
@@ -279,29 +339,29 @@ def generate(
     heads_BPS = torch.from_numpy(head).expand(count, -1, -1)
     written_patches, spared = 0, 0
 
-    def wrote(streams: int, ended: int, left: int) -> None:
+    def wrote(streams: int, left: int) -> None:
         nonlocal written_patches, spared
         written_patches += streams
-        spared += ended * left
+        spared += left
         if progress is not None:
             progress(written_patches * size, (count * limit - spared) * size)
 
-    return (
-        Generated(prefix[:whole] + decode_bytes(written.patches), written.ended)
-        for some_BPS in torch.split(heads_BPS, STREAMS)
-        for _, written in sorted(
-            write_in_step(
-                Session(model, dtype=dtype, draft=draft),
-                some_BPS,
-                limit=limit,
+    def files() -> Iterator[Generated]:
+        for some_BPS in torch.split(heads_BPS, STREAMS):
+            session = Session(model, dtype=dtype, draft=draft)
+            session.begin(some_BPS)
+            writing = write_in_step(
+                session,
+                [limit] * len(some_BPS),
                 known=known,
                 sampling=sampling,
                 rng=rng,
                 wrote=wrote,
-            ),
-            key=lambda stream: stream[0],
-        )
-    )
+            )
+            for _, written in sorted(writing, key=lambda stream: stream[0]):
+                yield Generated(prefix[:whole] + decode_bytes(written.patches), written.ended)
+
+    return files()
 
 
 class Written(NamedTuple):
@@ -319,49 +379,48 @@ class Written(NamedTuple):
 
 def write_in_step(
     session: Session,
-    heads_BPS: Tensor,
+    limits: Sequence[int],
     *,
-    limit: int,
     known: Sequence[int] = (),
     sampling: Sampling,
     rng: torch.Generator,
-    wrote: Callable[[int, int, int], None] | None = None,
+    wrote: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Written]]:
-    """Continue each of `heads_BPS` by at most `limit` patches, at least one; each with its number
-    as soon as it is done. All continuations begin with the bytes `known`, less than a patch.
+    """Continue each stream of a session by at most so many patches, at least one; each with its
+    number as soon as it is done. All continuations begin with the bytes `known`, less than a patch.
 
-    `wrote`: called after each patch with how many streams got one, how many of them have ended,
-    and how many patches each of those could have got yet."""
-    session.append(heads_BPS)
-    alive = list(range(len(heads_BPS)))
+    `wrote`: called after each patch with how many streams got one, and how many patches those that
+    ended with it could have got yet."""
+    alive = list(range(len(limits)))
     known_BT: Tensor | None = torch.tensor(known, dtype=torch.int64).expand(len(alive), -1)
     patches: list[list[Patches]] = [[] for _ in alive]
     bits: list[list[npt.NDArray[np.float32]]] = [[] for _ in alive]
-    for added in range(1, limit + 1):
+    for added in itertools.count(1):
         logits: list[Tensor] = []
         patch_BS = session.next_patch(sampling, rng=rng, known_BT=known_BT, logits=logits)
         chosen_BT = patch_BS if known_BT is None else patch_BS[:, known_BT.shape[1] :]
         costs = _surprisal(torch.stack(logits, 1), chosen_BT)
-        done_B = patch_BS[:, -1] == PAD
+        ended_B = patch_BS[:, -1] == PAD
         if wrote is not None:
-            wrote(len(alive), int(done_B.sum()), limit - added)
+            done = itertools.compress(alive, ended_B.tolist())
+            wrote(len(alive), sum(limits[stream] - added for stream in done))
         goes_on = []
-        for stream, patch, cost, done in zip(
-            alive, patch_BS.cpu().numpy(), costs, done_B.tolist(), strict=True
+        for stream, patch, cost, ended in zip(
+            alive, patch_BS.cpu().numpy(), costs, ended_B.tolist(), strict=True
         ):
             patches[stream].append(patch)
             bits[stream].append(cost)
-            if done or added == limit:
+            goes_on.append(not ended and added < limits[stream])
+            if not goes_on[-1]:
                 all_bits = np.concatenate(bits[stream])
-                yield stream, Written(np.stack(patches[stream]), done, all_bits)
-            else:
-                goes_on.append(stream)
-        if not goes_on:
+                yield stream, Written(np.stack(patches[stream]), ended, all_bits)
+        if not any(goes_on):
             return
-        if len(goes_on) < len(alive):
-            session.keep(~done_B)
-            patch_BS = patch_BS[~done_B]
-        alive, known_BT = goes_on, None
+        if not all(goes_on):
+            goes_on_B = torch.tensor(goes_on, device=patch_BS.device)
+            session.keep(goes_on_B)
+            patch_BS = patch_BS[goes_on_B]
+        alive, known_BT = list(itertools.compress(alive, goes_on)), None
         session.append(patch_BS[:, None])
 
 

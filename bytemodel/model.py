@@ -17,6 +17,7 @@ Two families from the same classes (Wu et al. 2024, arXiv 2402.19155):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -58,6 +59,19 @@ class Conditions(NamedTuple):
         found = None if self.found_NSE is None else self.found_NSE[index]
         recalled = None if self.recalled is None else self.recalled.at(index, per_row)
         return Conditions(self.features_NC[index], self.previous_NS[index], found, recalled)
+
+    @staticmethod
+    def beside(several: Sequence[Conditions]) -> Conditions:
+        """Those of sequences that were read apart, in the order given."""
+        if len(several) == 1:
+            return several[0]
+        features, previous, found, recalled = zip(*several, strict=True)
+        return Conditions(
+            torch.cat(features),
+            torch.cat(previous),
+            None if found[0] is None else torch.cat(found),
+            None if recalled[0] is None else Recalled.beside(recalled),
+        )
 
 
 class Contexts(NamedTuple):
@@ -264,6 +278,8 @@ class ByteModel(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
+        if self.patch_decoder.embedding.is_meta:
+            return  # only shapes are wanted; there is nothing to set
         modern = self.config.family == "local"
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -15,6 +15,7 @@ level, C of the patch level, G lookups of counterparts, K bytes of a patch that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -66,6 +67,32 @@ class Recalled(NamedTuple):
             counts_NH=self.counts_NH[index],
             turns_NHR=self.turns_NHR[index],
             per_row=per_row,
+        )
+
+    @staticmethod
+    def beside(several: Sequence[Recalled]) -> Recalled:
+        """That of sequences that were read apart, in the order given."""
+        # What stands in no file before is never looked up.
+        longest = max(int(recalled.known_N.max()) for recalled in several)
+
+        def together(parts: Sequence[Tensor]) -> Tensor:
+            known = [part_BHLD[:, :, :longest] for part_BHLD in parts]
+            return torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[2])) for part in known])
+
+        rows, first = [], 0
+        for recalled in several:
+            rows.append(recalled.rows_N + first)
+            first += len(recalled.keys[0])
+        per_row = {recalled.per_row for recalled in several}
+        return Recalled(
+            tuple(map(together, zip(*(recalled.keys for recalled in several), strict=True))),
+            tuple(map(together, zip(*(recalled.values for recalled in several), strict=True))),
+            torch.cat(rows),
+            torch.cat([recalled.known_N for recalled in several]),
+            torch.cat([recalled.counts_NH for recalled in several]),
+            torch.cat([recalled.turns_NHR for recalled in several]),
+            several[0].mixes_ME,
+            per_row.pop() if len(per_row) == 1 else None,
         )
 
 

@@ -101,7 +101,9 @@ def test_those_that_are_written_together_say_what_each_says_alone(
 ) -> None:
     monkeypatch.setattr(module, "STREAMS", 3)
     model = MODELS[family]
-    sources = [np.random.default_rng(n).bytes(length) for n, length in enumerate([4, 9] * 4 + [2])]
+    sources = [
+        np.random.default_rng(n).bytes(length) for n, length in enumerate([4, 9, 17] * 3 + [2])
+    ]
     prompts = [prompt(model.config, source, "abc", "mid") for source in sources]
     found = list(convert_prompts(model, prompts))
     assert sorted(number for number, _ in found) == list(range(len(sources)))

@@ -21,6 +21,7 @@ from bytemodel.patches import (
     PAD,
     VOCABULARY,
     decode_bytes,
+    encode_conversion,
     encode_file,
     extension_patch,
     pad_to_patches,
@@ -278,6 +279,54 @@ def test_keeping_some_streams_goes_on_with_exactly_those(family: Family, boolean
         plain_next(model, torch.cat([streams[row], new]))
         for row, new in zip(rows, more, strict=True)
     ]
+
+
+def conversions(*lengths: int) -> list[torch.Tensor]:
+    """What a conversion begins with, of sources of so many random bytes."""
+    random = np.random.default_rng(len(lengths))
+    sources = [random.integers(0, 256, length, np.uint8).tobytes() for length in lengths]
+    return [
+        torch.from_numpy(encode_conversion(source, "abc", b"", "mid", SIZE)[:-1])
+        for source in sources
+    ]
+
+
+@families
+def test_streams_of_different_lengths_side_by_side_say_what_each_says_alone(
+    family: Family,
+) -> None:
+    model = MODELS[family]
+    short, long, longer, longest = conversions(3, 21, 22, 33)
+    assert len({len(short), len(long), len(longest)}) == 3
+    session = Session(model)
+    session.append(short[None])
+    session.begin(torch.stack([long, longer]))
+    session.begin(longest[None])
+    assert session.length == len(longest)
+    streams = [short, long, longer, longest]
+    for kept in ([0, 1, 2, 3], [0, 2, 3], [2]):
+        keeps = torch.tensor([place for place, _ in enumerate(streams) if place in kept])
+        session.keep(keeps)
+        streams = [streams[place] for place in keeps.tolist()]
+        said = session.next_patch()
+        assert said.tolist() == [plain_next(model, stream) for stream in streams]
+        # What was said may have ended a file; others go on in another one.
+        more = torch.stack([tokens(2, seed=place) for place, _ in enumerate(streams)])
+        session.append(more)
+        streams = [torch.cat([stream, new]) for stream, new in zip(streams, more, strict=True)]
+    assert session.next_patch().tolist() == [plain_next(model, stream) for stream in streams]
+
+
+def test_no_stream_may_pass_the_longest_sequence() -> None:
+    session = Session(MODELS["local"])
+    session.begin(tokens(LONGEST - 1)[None])
+    session.begin(tokens(3)[None])
+    before = session.next_patch()
+    with pytest.raises(UserError, match="a sequence of 25 patches is longer than the 24"):
+        session.append(tokens(2)[None].expand(2, -1, -1))
+    with pytest.raises(UserError, match="a sequence of 25 patches is longer than the 24"):
+        session.begin(tokens(LONGEST + 1)[None])
+    assert torch.equal(session.next_patch(), before)
 
 
 def test_streams_that_end_leave_the_others_as_they_are() -> None:
