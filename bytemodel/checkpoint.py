@@ -19,11 +19,13 @@ import os
 import pickle
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeGuard, TypeVar, cast
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from bytemodel.classifier import Classifier
 from bytemodel.config import ConfigError, ModelConfig
@@ -179,7 +181,7 @@ def load_any(
             f" {config.patch_size:,} bytes that its configuration has"
         )
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             expected = {key: tensor.shape for key, tensor in build().state_dict().items()}
     except (RuntimeError, TypeError):
         raise CheckpointError(
@@ -221,6 +223,23 @@ def load_any(
         if isinstance(unused, dict)
         else {},
     )
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves new weights as they are, where they are shapes without numbers: to fill those, torch
+    would import a compiler, which takes longer than all else that loading does."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
 
 
 _DTYPES = frozenset(

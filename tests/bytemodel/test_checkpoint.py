@@ -7,6 +7,8 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -20,9 +22,10 @@ from hypothesis import strategies as st
 
 from bytemodel import checkpoint
 from bytemodel.checkpoint import CheckpointError, find_resumable, load, save, save_step
+from bytemodel.classifier import Classifier
 from bytemodel.model import ByteModel
 from cpusim.errors import UserError
-from tests.bytemodel.models import FAMILIES, random_model
+from tests.bytemodel.models import FAMILIES, SMALLEST, random_model
 
 Content = dict[str, Any]
 
@@ -257,6 +260,19 @@ def test_a_checkpoint_that_was_altered_is_refused_with_the_place(what: str, tmp_
     change, sentence = CHANGES[what]
     with pytest.raises(CheckpointError, match=sentence):
         load(altered(tmp_path, change))
+
+
+def test_to_load_a_checkpoint_takes_no_compiler(tmp_path: Path) -> None:
+    models = {"model": random_model("local"), "classifier": Classifier(SMALLEST, ["a", "b"])}
+    for name, model in models.items():
+        save(tmp_path / f"{name}.pt", model, info={})
+    code = (
+        "import sys; from bytemodel.checkpoint import load_any\n"
+        f"for name in {list(models)}: load_any({str(tmp_path)!r} + f'/{{name}}.pt')\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_a_checkpoint_with_odd_extras_still_loads(tmp_path: Path) -> None:
