@@ -38,6 +38,9 @@ BEFORE = 3
 """How many bytes in front of each are part of its key."""
 COUNTERPARTS = 2
 """How often counterparts are looked up: roughly, then near where that says they are."""
+_FEW_QUERIES = 16
+"""Of a row, that are looked up at once: a byte's, or a few that were guessed. To prepare so long
+keys and values for them costs more than it saves."""
 HEEDED = 6
 """Of how many bytes of a patch they are looked up again: those that were trusted most before."""
 
@@ -481,24 +484,35 @@ def _look_up(
     queries_BHQD: Tensor, keys_BHLD: Tensor, values_BHLD: Tensor, known_BQ: Tensor
 ) -> Tensor:
     """Attention to the first `known_BQ` bytes, for each query."""
-    # Fused: rows are long here, and the scores of all would be hundreds of megabytes. For that
-    # keys have to be as wide as values.
     width, wanted = queries_BHQD.shape[3], values_BHLD.shape[3]
-    wide = max(width, wanted)
-    if known_BQ.device.type == "cpu":
+    on_cpu = known_BQ.device.type == "cpu"
+    if on_cpu:
         # A file that is being written grows, and none of it is known.
         longest = int(known_BQ.max())
         keys_BHLD, values_BHLD = keys_BHLD[:, :, :longest], values_BHLD[:, :, :longest]
+        if queries_BHQD.shape[2] <= _FEW_QUERIES:
+            scores_BHQL = (queries_BHQD @ keys_BHLD.transpose(-2, -1)).float() * width**-0.5
+            unknown_B1QL = ~_mask(keys_BHLD, known_BQ)
+            weights_BHQL = scores_BHQL.masked_fill(unknown_B1QL, -torch.inf).softmax(-1)
+            return torch.matmul(weights_BHQL.to(values_BHLD.dtype), values_BHLD)
+    # Fused: rows are long here, and the scores of all would be hundreds of megabytes. For that
+    # keys have to be as wide as values.
+    wide = max(width, wanted)
     queries = F.pad(queries_BHQD, (0, wide - width))
     keys = F.pad(keys_BHLD.to(queries.dtype), (0, wide - width))
     values = F.pad(values_BHLD.to(queries.dtype), (0, wide - wanted))
-    if known_BQ.device.type == "cpu":
+    if on_cpu:
         found = _attended_in_runs(queries, keys, values, known_BQ, width**-0.5)
     else:
-        places_L = torch.arange(keys.shape[2], dtype=torch.int32, device=known_BQ.device)
-        mask = (places_L < known_BQ[..., None])[:, None]
-        found = F.scaled_dot_product_attention(queries, keys, values, mask, scale=width**-0.5)
+        mask_B1QL = _mask(keys_BHLD, known_BQ)
+        found = F.scaled_dot_product_attention(queries, keys, values, mask_B1QL, scale=width**-0.5)
     return found[..., :wanted]
+
+
+def _mask(keys_BHLD: Tensor, known_BQ: Tensor) -> Tensor:
+    """Whether each byte is among those, (B, 1, Q, L)."""
+    places_L = torch.arange(keys_BHLD.shape[2], dtype=torch.int32, device=known_BQ.device)
+    return (places_L < known_BQ[..., None])[:, None]
 
 
 def _attended_in_runs(
