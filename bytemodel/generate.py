@@ -80,7 +80,7 @@ class Session:
     """Streams that grow in step.
 
     `append` reads known patches; `next_patch` says what follows them, without reading it. Streams
-    of different lengths may be `begun` side by side: each length is read by itself, which costs
+    of different lengths may `begin` side by side: each length is read by itself, which costs
     little, and the bytes of all are said together.
     """
 
@@ -110,7 +110,7 @@ class Session:
 
     def begin(self, patches_BPS: Tensor) -> None:
         """More streams, which begin with these patches. Raises `UserError` as `append` does."""
-        self._room(0, patches_BPS)
+        self._refuse_longer(0, patches_BPS)
         self._read.append(_Read(self.model))
         self._go_on([(self._read[-1], patches_BPS)])
 
@@ -119,7 +119,7 @@ class Session:
         if not self._read:
             self.begin(patches_BPS)
             return
-        self._room(self.length, patches_BPS)
+        self._refuse_longer(self.length, patches_BPS)
         self._go_on(self._parts(patches_BPS))
 
     def _parts(self, rows: Tensor) -> list[tuple[_Read, Tensor]]:
@@ -127,8 +127,8 @@ class Session:
         counts = [streams.count for streams in self._read]
         return list(zip(self._read, torch.split(rows, counts), strict=True))
 
-    def _room(self, length: int, patches_BPS: Tensor) -> None:
-        limit, length = self.model.config.max_patches, length + patches_BPS.shape[1]
+    def _refuse_longer(self, read: int, patches_BPS: Tensor) -> None:
+        limit, length = self.model.config.max_patches, read + patches_BPS.shape[1]
         if length > limit:
             raise UserError(
                 f"a sequence of {length:,} patches is longer than the {limit:,} that this"

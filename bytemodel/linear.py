@@ -171,9 +171,10 @@ def _first_bytes(
     source: LabelledSource, files: int, places: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The first bytes of so many files, (N, T), and their labels."""
-    batches = list(source.beginnings(range(files)))
-    first = [placed.first_bytes(batch.patches_BPS, places) for batch in batches]
-    labels = [batch.labels_B for batch in batches]
+    first, labels = [], []
+    for batch in source.beginnings(range(files)):
+        first.append(placed.first_bytes(batch.patches_BPS, places))
+        labels.append(batch.labels_B)
     return torch.cat(first).to(device), torch.cat(labels).to(device)
 
 
