@@ -367,8 +367,8 @@ def converted_by(about: dict[str, Any]) -> str:
 _BITS_OF_TARGETS = "Bits per byte of the target where the source is known, by the model and by xz"
 
 _MENDED = (
-    " Mended: with the lengths of tracks and texts that they say set right, as `bgpt generate`"
-    " does."
+    " Mended: with the lengths of tracks and texts that they say set right, as"
+    " `bgpt convert --modality music` does."
 )
 
 
