@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -138,8 +138,11 @@ class Classifier(nn.Module):
             if name != "patch_decoder":
                 part.requires_grad_(False)
 
-    def forward(self, patches_BPS: Tensor, lengths_B: Tensor) -> Tensor:
-        """Logits (B, L). `lengths_B`: the patches of each row that are no padding."""
+    def forward(
+        self, patches_BPS: Tensor, lengths_B: Tensor, begins_B: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, L). `lengths_B`: the patches of each row that are no padding. `begins_B`:
+        whether each is the beginning of its file; if not given, all are."""
         deep_BL = self.deep(self.pooled(patches_BPS, lengths_B))
         if self.training:
             # The others know what they were fitted to by heart; nothing would be left to learn.
@@ -147,7 +150,9 @@ class Classifier(nn.Module):
         logits_BL = deep_BL + self.wide(counted(patches_BPS))
         if self.placed is not None:
             placed_BL = self.placed(first_bytes(patches_BPS, self.placed.places))
-            logits_BL = (logits_BL + placed_BL) / 2
+            mean_BL = (logits_BL + placed_BL) / 2
+            # Further on in a file no byte stands where those did that it was learned from.
+            logits_BL = mean_BL if begins_B is None else mean_BL.where(begins_B[:, None], logits_BL)
         return cast(Tensor, logits_BL)
 
     def deep(self, pooled_BF: Tensor) -> Tensor:
@@ -283,7 +288,7 @@ def classify_all(
     A long file's logits are the mean over up to `MOST_WINDOWS` windows. Files of like length are
     read side by side; `progress` is called with how many are done.
     """
-    windows: list[tuple[int, Patches]] = []
+    windows: list[_Window] = []
     counts: list[int] = []
     found = [np.zeros((0, len(classifier.labels)), np.float32)]
     done = 0
@@ -303,7 +308,7 @@ def classify_all(
         last = max(len(patches) - longest, 0)
         count = min(MOST_WINDOWS, -(-(last + longest - 1) // max(longest - 1, 1)) if last else 1)
         for start in np.linspace(0, last, count).round().astype(int).tolist():
-            windows.append((len(counts), window(patches, start, longest)))
+            windows.append(_Window(len(counts), start == 0, window(patches, start, longest)))
         counts.append(count)
         if len(windows) >= _WINDOWS_AT_ONCE:
             read()
@@ -312,29 +317,40 @@ def classify_all(
     return np.concatenate(found)
 
 
+class _Window(NamedTuple):
+    """`file`: its number. `begins`: whether it is the beginning of that."""
+
+    file: int
+    begins: bool
+    patches: Patches
+
+
 def _sums(
-    classifier: Classifier, windows: Sequence[tuple[int, Patches]], files: int, dtype: torch.dtype
+    classifier: Classifier, windows: Sequence[_Window], files: int, dtype: torch.dtype
 ) -> Tensor:
-    """The sum of the logits (files, L) over the windows of each file, given by its number."""
+    """The sum of the logits (files, L) over the windows of each file."""
     device = next(classifier.parameters()).device
-    waiting = sorted(windows, key=lambda entry: len(entry[1]))
+    waiting = sorted(windows, key=lambda entry: len(entry.patches))
     sums = torch.zeros(files, len(classifier.labels))
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         while waiting:
-            longest = len(waiting[-1][1])
+            longest = len(waiting[-1].patches)
             # Side by side a window is read as closely as alone.
             chosen = [
                 entry
                 for entry in waiting[-max(1, _PATCHES_AT_ONCE // longest) :]
-                if read_closely(len(entry[1])) == read_closely(longest)
+                if read_closely(len(entry.patches)) == read_closely(longest)
             ]
             del waiting[-len(chosen) :]
-            lengths = torch.tensor([len(read) for _, read in chosen])
+            lengths = torch.tensor([len(entry.patches) for entry in chosen])
             shape = (len(chosen), int(lengths.max()), classifier.config.patch_size)
             tokens = np.full(shape, PAD, np.int64)
-            for row, (_, read) in zip(tokens, chosen, strict=True):
-                row[: len(read)] = read
-            logits = classifier(torch.from_numpy(tokens).to(device), lengths.to(device))
-            owners = torch.tensor([number for number, _ in chosen])
+            for row, entry in zip(tokens, chosen, strict=True):
+                row[: len(entry.patches)] = entry.patches
+            begins = torch.tensor([entry.begins for entry in chosen])
+            logits = classifier(
+                torch.from_numpy(tokens).to(device), lengths.to(device), begins.to(device)
+            )
+            owners = torch.tensor([entry.file for entry in chosen])
             sums.index_add_(0, owners, logits.float().cpu())
     return sums

@@ -31,6 +31,7 @@ from bytemodel.classifier import (
     counted,
     file_patches,
     read_closely,
+    window,
 )
 from bytemodel.classify import (
     Confusion,
@@ -133,6 +134,26 @@ def test_what_is_asked_of_the_first_bytes_is_saved_with_the_rest(
     plain = random_classifier()
     plain.load_state_dict(classifier.state_dict())
     assert torch.equal(plain(tokens, lengths), classifier(tokens, lengths))
+
+
+def test_only_the_beginning_of_a_long_file_is_asked_what_stands_where() -> None:
+    classifier = random_classifier()
+    longest = classifier.config.max_patches
+    data = bytes(range(200))
+    patches = file_patches(data, "txt", SIZE)
+    plain = classify(classifier, data, "txt")
+    placed = Placed(7, len(classifier.labels)).eval()
+    classifier.ask_also(placed)
+    starts = np.linspace(0, len(patches) - longest, 3).round().astype(int).tolist()
+    windows = torch.from_numpy(np.stack([window(patches, start, longest) for start in starts]))
+    lengths = torch.full((3,), longest)
+    classifier.placed = None
+    logits = classifier(windows, lengths)
+    classifier.ask_also(placed)
+    logits[0] = (logits[0] + placed(torch.arange(7, dtype=torch.uint8)[None])[0]) / 2
+    found = classify(classifier, data, "txt")
+    np.testing.assert_allclose(found, logits.mean(0).softmax(0).detach().numpy(), atol=1e-5)
+    assert abs(found - plain).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -249,8 +270,8 @@ def test_a_long_file_is_the_mean_of_windows_that_cover_it_evenly(patches: int) -
     assert chances.shape == (3,)
     assert chances.sum() == pytest.approx(1)
     assert len(seen) == min(MOST_WINDOWS, max(1, -(-(len(whole) - 1) // 7)))
-    for window in seen:
-        np.testing.assert_array_equal(window[0], whole[0])
+    for patches in seen:
+        np.testing.assert_array_equal(patches[0], whole[0])
     np.testing.assert_array_equal(seen[0], whole[: len(seen[0])])
     np.testing.assert_array_equal(seen[-1][1:], whole[1:][-(len(seen[-1]) - 1) :])
     if len(seen) < MOST_WINDOWS:
