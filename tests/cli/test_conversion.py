@@ -319,7 +319,9 @@ def test_convert_refuses_what_cannot_be(model: Path, words: Path, tmp_path: Path
     assert "a patch holds 4" in refused(
         "convert", "--model", model, one, "-o", out, "--to", "longer"
     )
-    assert "Missing option '--model'" in refused("convert", one, "--to", "up")
+    assert "no checkpoint ships that converts low->up (there are: " in refused(
+        "convert", one, "-o", out, "--to", "up"
+    )
     assert "Missing option '--to'" in refused("convert", "--model", model, one)
     assert not out.exists()
     out.touch()
