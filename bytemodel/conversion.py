@@ -121,12 +121,12 @@ def convert_prompts(
     for first in range(0, len(by_length), STREAMS):
         numbers = by_length[first : first + STREAMS]
         session = Session(model, dtype=dtype, draft=draft)
-        limits = []
+        heads, limits = [], []
         for length, alike in groupby((prompts[number] for number in numbers), key=len):
-            heads_BPS = torch.from_numpy(np.stack(list(alike)))
-            session.begin(heads_BPS)
+            heads.append(torch.from_numpy(np.stack(list(alike))))
             room = model.config.max_patches - length
-            limits += [room if max_patches is None else min(max_patches, room)] * len(heads_BPS)
+            limits += [room if max_patches is None else min(max_patches, room)] * len(heads[-1])
+        session.begin(*heads)
         for stream, written in write_in_step(session, limits, sampling=sampling, rng=rng):
             data = decode_bytes(written.patches)
             yield numbers[stream], Converted(data, written.ended, written.bits)

@@ -108,11 +108,14 @@ class Session:
         """Patches of the longest stream."""
         return max((streams.length for streams in self._read), default=0)
 
-    def begin(self, patches_BPS: Tensor) -> None:
-        """More streams, which begin with these patches. Raises `UserError` as `append` does."""
-        self._refuse_longer(0, patches_BPS)
-        self._read.append(_Read(self.model))
-        self._go_on([(self._read[-1], patches_BPS)])
+    def begin(self, *lots_BPS: Tensor) -> None:
+        """More streams, those of each lot of one length, which begin with these patches. Raises
+        `UserError` as `append` does."""
+        for patches_BPS in lots_BPS:
+            self._refuse_longer(0, patches_BPS)
+        begun = [_Read(self.model) for _ in lots_BPS]
+        self._read += begun
+        self._go_on(list(zip(begun, lots_BPS, strict=True)))
 
     def append(self, patches_BPS: Tensor) -> None:
         """Read patches that are known. Raises `UserError` past the model's longest sequence."""

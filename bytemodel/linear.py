@@ -274,9 +274,12 @@ class _Features:
         held_out_N = self._held_out
         if held_out_N.all():
             return 0.0
-        weights, bias_L = self.fit(scales, penalty, ~held_out_N)
-        logits_NL = self._logits(weights, bias_L)
-        return F.cross_entropy(logits_NL[held_out_N], self.labels_N[held_out_N]).item()
+        told_NL = self._told(scales, penalty, held_out_N)
+        return F.cross_entropy(told_NL, self.labels_N[held_out_N]).item()
+
+    def _told(self, scales: Mapping[str, float], penalty: float, held_out_N: Tensor) -> Tensor:
+        """The logits of these files, by a fit to the others."""
+        return self._logits(*self.fit(scales, penalty, ~held_out_N))[held_out_N]
 
     def tells_more_with(
         self, first_NT: Tensor, scales: Mapping[str, float], penalty: float, seed: int
@@ -287,9 +290,8 @@ class _Features:
         learned_N = ~held_out_N
         labels_N = self.labels_N[held_out_N]
         also = placed.learned(first_NT[learned_N], self.labels_N[learned_N], self.labels, seed=seed)
-        fit = self.fit(scales, penalty, learned_N)
+        known_NL = self._told(scales, penalty, held_out_N)
         with torch.no_grad():
-            known_NL = self._logits(*fit)[held_out_N]
             mean_NL = (known_NL + also(first_NT[held_out_N])) / 2
             alone, unsure, both = (
                 F.cross_entropy(logits_NL, labels_N).item()

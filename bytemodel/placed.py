@@ -65,7 +65,9 @@ def learned(
     `progress`: called with the share that is done.
     """
     files, places = first_NT.shape
-    mean_T, deviation = first_NT.float().mean(0), first_NT.float().std().clamp(min=1)
+    values_NT = first_NT.float()
+    mean_T, deviation = values_NT.mean(0), values_NT.std().clamp(min=1)
+    del values_NT  # four times as large
     steps = _PASSES * -(-files // _BATCH)
     step = 0
     with torch.random.fork_rng():
