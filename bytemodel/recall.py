@@ -397,7 +397,7 @@ class Counterparts(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What queries are to be turned by behind each patch: (B, P, H, R), cosines, then sines;
         the sums of turns and weights behind the last, (B, H, R + 1); and which bytes of each patch
-        are trusted most, (B, H, P, K).
+        to look up again, (B, H, P, K): those given, else those that are trusted most.
 
         `bearings_BHTR`: of what is counted in these patches. `known_BP`: how many bytes stand
         before each one's file. `keys_BHLD`, `bearings_BHLR`: of all bytes that may be looked up.
@@ -417,8 +417,10 @@ class Counterparts(nn.Module):
         trust_BTH = trust_BTH * (runs.tokens_BL != PAD)[..., None]
         trust_BHT1 = trust_BTH.transpose(1, 2)[..., None]
         bearings_BHTR = bearings_BHTR[:, :, first * size :]
-        most_BHPK = torch.unflatten(trust_BHT1[..., 0], 2, (-1, size)).topk(min(HEEDED, size))[1]
-        if heeded_BHPK is not None:
+        if heeded_BHPK is None:
+            trust_BHPS = torch.unflatten(trust_BHT1[..., 0], 2, (-1, size))
+            heeded_BHPK = F.pad(trust_BHPS.topk(min(HEEDED, size))[1], (0, 0, first, 0))
+        else:
             queries, bearings_BHTR, trust_BHT1 = (
                 _chosen(of_bytes, heeded_BHPK[:, :, first:])
                 for of_bytes in (queries, bearings_BHTR, trust_BHT1)
@@ -438,7 +440,7 @@ class Counterparts(nn.Module):
         prior = self.prior_H.exp()[:, None, None]
         told = (prior * turns_BHPR + told) / (prior + weight)
         told = torch.cat((believed_BPHR[:, :first], told.transpose(1, 2)), 1)
-        return told, sums_BHPR[:, :, -1], F.pad(most_BHPK, (0, 0, first, 0))
+        return told, sums_BHPR[:, :, -1], heeded_BHPK
 
     def _faded(self, sums_BHPR: Tensor, before_BHR: Tensor) -> Tensor:
         """What is left behind each patch of its own sums and all those before."""
