@@ -138,13 +138,12 @@ def _take_over(model: ByteModel, start: ByteModel) -> None:
 
 
 def loss_and_hits(
-    model: ByteModel, patches_BPS: Tensor, targets_N: Tensor, asked_NS: Tensor
+    model: ByteModel, patches_BPS: Tensor, targets_N: Tensor, asked_NS: Tensor, grid_BR: Tensor
 ) -> tuple[Tensor, ...]:
     """Cross-entropy (nats a byte) to minimise and to report, over the bytes that are asked for, and
     which bytes are right, asked for or not: bool (N, S)."""
     wanted_NS = patches_BPS.flatten(0, 1)[targets_N]
-    # Every row asks for as many, if only of its padding.
-    logits_NSV = model(patches_BPS, targets_N, len(targets_N) // len(patches_BPS))
+    logits_NSV = model(patches_BPS, targets_N, grid_BR)
     nats_NS = F.cross_entropy(
         logits_NSV.float().flatten(0, 1), wanted_NS.flatten(), reduction="none"
     ).view(wanted_NS.shape)

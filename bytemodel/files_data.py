@@ -14,11 +14,16 @@ differs by epoch. A conversion that is too long is left out, since half of one t
 Held out are a tenth of the contents, chosen by their hash, so that the same content is never
 on both sides; or what the items themselves say.
 
-Shape suffixes: B batch, P patches, S patch size, N predicted patches.
+A batch holds windows of a like length, few of those that ask for much and more of those that ask
+for little, so that all predict about as many patches and have one of a few shapes.
+
+Shape suffixes: B batch, P patches, S patch size, N predicted patches, R predicted patches of a row
+at most.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
 import os
@@ -34,7 +39,7 @@ import torch
 from torch import Tensor
 
 from bytemodel.config import TARGETS, ModelConfig
-from bytemodel.data import refuse_more_than
+from bytemodel.data import share_targets
 from bytemodel.folder import given_split, is_held_out, scan
 from bytemodel.patches import (
     PAD,
@@ -52,10 +57,19 @@ Part = Literal["train", "test"]
 
 HELD_OUT = 0.1
 """The share of contents that training never sees."""
-_SHAPES = 4
+_SHAPES = 8
 """Batch shapes of each direction at most, each of which is compiled once."""
-_WORTH = 1.05
-"""Fewer shapes are taken where an epoch then has no more than so many times the steps."""
+_WORTH = 1.03
+"""Fewer shapes are taken where an epoch then takes no more than so many times as long."""
+PREDICTED = 5
+"""Patches that are read in the time in which one is predicted, about, in any preset."""
+_MOST_READ = 6
+"""Patches of a batch for each that it may predict, unless one row has more: large tensors take long
+on a CPU, which gets memory anew for each operation on them."""
+_A_STEP = 0.1
+"""Of the time in which a step's patches are predicted: what a step costs besides."""
+_LONGER = 1.05
+"""By so much lengths differ, where one of them may be that of a shape."""
 _MOST_EVALUATED = 8192
 """Held-out patches that are predicted at every evaluation."""
 _EVALUATED_AT_ONCE = 2048
@@ -263,12 +277,14 @@ def find_items(data: Path, extensions: Sequence[str], skip: Skip) -> Iterator[St
 
 class FileBatch(NamedTuple):
     """`patches_BPS`: int64 tokens, padded with 256. `targets_N`: flat indexes b * P + p of the
-    patches to predict, each p >= 1. `asked_NS`: bool, which of their bytes count: the file's, and
-    one 256 where it ends."""
+    patches to predict, row by row, each p >= 1. `asked_NS`: bool, which of their bytes count: the
+    file's, and one 256 where it ends. `grid_BR`: which of the N are of each row, in their order;
+    N where there are no more."""
 
     patches_BPS: Tensor
     targets_N: Tensor
     asked_NS: Tensor
+    grid_BR: Tensor
 
     @property
     def size(self) -> int:
@@ -276,19 +292,14 @@ class FileBatch(NamedTuple):
         return int(self.asked_NS.sum())
 
     def share(self, rank: int, ranks: int) -> FileBatch:
-        """The part of one of several processes: some of the rows or, if there are fewer rows than
-        processes, some of the targets of one, so that each row has as many as before."""
-        rows, length, _ = self.patches_BPS.shape
-        per_row = len(self.targets_N) // rows
-        refuse_more_than(len(self.targets_N), ranks)
-        first = rank * rows // ranks
-        last = max(first + 1, (rank + 1) * rows // ranks)
-        sharing = [other for other in range(ranks) if other * rows // ranks == first]
-        place, count = sharing.index(rank), len(sharing)
-        start, targets = first * per_row, (last - first) * per_row
-        chosen = slice(start + place * targets // count, start + (place + 1) * targets // count)
-        targets_N = self.targets_N[chosen] - first * length
-        return FileBatch(self.patches_BPS[first:last], targets_N, self.asked_NS[chosen])
+        """The part of one of several processes."""
+        part, patches_BPS, targets_N = share_targets(self.patches_BPS, self.targets_N, rank, ranks)
+        first = int(self.targets_N[part.start]) // self.patches_BPS.shape[1]
+        grid_BR = self.grid_BR[first : first + len(patches_BPS)] - part.start
+        outside_BR = (grid_BR < 0) | (grid_BR >= len(targets_N))
+        # Its own first, as in every row.
+        grid_BR = grid_BR.masked_fill(outside_BR, len(targets_N)).sort(1).values
+        return FileBatch(patches_BPS, targets_N, self.asked_NS[part], grid_BR)
 
     def answers(self, hits: Tensor) -> Tensor:
         return hits[self.asked_NS]
@@ -302,18 +313,52 @@ class Window(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """Of a batch: rows of `length` patches, of each of which up to `targets` are predicted."""
+    """Of a batch: rows of `length` patches, of which up to `targets` are predicted, of each up to
+    `per_row`."""
 
     length: int
-    targets: int
     rows: int
+    targets: int
+    per_row: int
+
+    @property
+    def cost(self) -> int:
+        """How long a batch takes, in patches that are read."""
+        return self.rows * self.length + PREDICTED * self.targets
 
 
 class _Bucket(NamedTuple):
-    """Windows of a like length, by number, and the shape of their batches."""
+    """Windows of a like length, by number, how many patches of each are predicted, most first, and
+    the shape of their batches, of which there are `batches`."""
 
     windows: npt.NDArray[np.int64]
+    asked: npt.NDArray[np.int64]
     shape: Shape
+    batches: int
+
+    @classmethod
+    def of(
+        cls, windows: npt.NDArray[np.int64], asked: npt.NDArray[np.int64], length: int, targets: int
+    ) -> _Bucket:
+        """`targets`: predicted in a batch at most, or what one window asks for, if that is more."""
+        order = np.argsort(-asked, kind="stable")
+        batches, most = _dealt(np.bincount(asked), length, targets)
+        shape = Shape(length, len(most), int(most.sum()), int(most[0]))
+        return cls(windows[order], asked[order], shape, batches)
+
+    def shuffled(self, rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+        """The windows of each batch, in another order: one of those that ask for most, one of those
+        that come next, and so on."""
+        # Which of those that ask for as many come first is drawn as well.
+        order = self.windows[np.lexsort((rng.random(len(self.windows)), -self.asked))]
+        lots = [
+            rng.permutation(order[first : first + self.batches])
+            for first in range(0, len(order), self.batches)
+        ]
+        return [
+            np.array([lot[place] for lot in lots if place < len(lot)])
+            for place in range(self.batches)
+        ]
 
 
 class FileSource:
@@ -473,22 +518,22 @@ class FileSource:
         sizes, asked = (np.repeat(values, further + 1) for values in (lengths, lengths - firsts))
         # What is asked of the two directions of a conversion differs by far.
         directions = np.repeat([self._direction(int(i)) for i in learned], further + 1)
-        self._buckets = []
+        self._buckets: list[_Bucket] = []
+        self.shortest: list[Shape] = []
+        """Of the shapes of batches, the shortest of each direction."""
         for direction in np.unique(directions):
-            own = directions == direction
-            shorter = 0
+            own = np.flatnonzero(directions == direction)
+            shorter, first = 0, len(self._buckets)
             for length in _shape_lengths(sizes[own], asked[own], self.targets):
-                windows = np.flatnonzero(own & (sizes <= length) & (sizes > shorter))
+                windows = own[(sizes[own] <= length) & (sizes[own] > shorter)]
                 shorter = length
-                targets = int(asked[windows].max())
-                # More rows than windows would stay empty.
-                most = max(len(windows), TARGETS // targets)
-                shape = Shape(length, targets, max(1, min(self.targets // targets, most)))
-                self._buckets.append(_Bucket(windows, shape))
+                bucket = _Bucket.of(windows, asked[windows], length, self.targets)
+                self._buckets.append(bucket)
+            self.shortest.append(self._buckets[first].shape)
         self._batches = [
-            (place, first)
-            for place, bucket in enumerate(self._buckets)
-            for first in range(0, len(bucket.windows), bucket.shape.rows)
+            (number, place)
+            for number, bucket in enumerate(self._buckets)
+            for place in range(bucket.batches)
         ]
         self._orders = lru_cache(maxsize=2)(self._shuffled)
 
@@ -501,11 +546,13 @@ class FileSource:
         """How many batches hold every window once."""
         return len(self._batches)
 
-    def _shuffled(self, epoch: int) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]:
-        """The order of an epoch's batches, and of the windows in each bucket."""
+    def _shuffled(
+        self, epoch: int
+    ) -> tuple[npt.NDArray[np.int64], list[list[npt.NDArray[np.int64]]]]:
+        """The order of an epoch's batches, and the windows of each, bucket by bucket."""
         rng = np.random.default_rng((self.seed, 0, epoch))
-        orders = [rng.permutation(bucket.windows) for bucket in self._buckets]
-        return rng.permutation(len(self._batches)), orders
+        windows = [bucket.shuffled(rng) for bucket in self._buckets]
+        return rng.permutation(len(self._batches)), windows
 
     def batch(self, step: int) -> FileBatch:
         """The windows of this step. What has vanished or changed is left out; where that is a
@@ -514,12 +561,11 @@ class FileSource:
         epoch, place = divmod(step, count)
         order, windows = self._orders(epoch)
         for further in range(count):
-            number, first = self._batches[order[(place + further) % count]]
-            bucket = self._buckets[number]
-            chosen = windows[number][first : first + bucket.shape.rows].tolist()
+            number, batch = self._batches[order[(place + further) % count]]
+            chosen = windows[number][batch].tolist()
             read = [w for w in (self._window(window, epoch) for window in chosen) if w is not None]
             if read:
-                return self.collate(read, bucket.shape)
+                return self.collate(read, self._buckets[number].shape)
         raise UserError(
             f"{self.about.get('folder', 'the data')}: nothing is left to train on, since every"
             " file has vanished or was changed; restore them and resume"
@@ -582,22 +628,25 @@ class FileSource:
 
     @property
     def shapes(self) -> list[Shape]:
-        """Of the batches that are learned, those that ask least first."""
-        return sorted((bucket.shape for bucket in self._buckets), key=lambda s: (s.targets, s))
+        """Of the batches that are learned, the shortest first."""
+        return sorted(bucket.shape for bucket in self._buckets)
 
     def collate(self, windows: Sequence[Window], shape: Shape) -> FileBatch:
         """Windows as a batch of that shape; what they do not fill is not asked for."""
         rows, length = shape.rows, shape.length
         patches = np.full((rows, length, self.config.patch_size), PAD, np.int64)
-        targets = np.ones((rows, shape.targets), np.int64)
-        asked = np.zeros((rows, shape.targets), bool)
+        # What is not asked for stands behind all that is.
+        targets = np.full(shape.targets, (rows - 1) * length + 1, np.int64)
+        grid = np.full((rows, shape.per_row), shape.targets, np.int64)
+        place = 0
         for row, window in enumerate(windows):
             stop = len(window.patches)
             patches[row, :stop] = window.patches
-            targets[row, : stop - window.first] = np.arange(window.first, stop)
-            asked[row, : stop - window.first] = True
-        targets += np.arange(rows)[:, None] * length
-        return _batch(patches, targets.ravel(), asked.ravel())
+            own = np.arange(place, place + stop - window.first)
+            targets[own] = row * length + np.arange(window.first, stop)
+            grid[row, : len(own)] = own
+            place += len(own)
+        return _batch(patches, targets, np.arange(shape.targets) < place, grid)
 
     # What is held out
 
@@ -631,8 +680,9 @@ class FileSource:
             length = len(windows[-1].patches)
             chosen = windows[-max(1, _EVALUATED_AT_ONCE // length) :]
             del windows[-len(chosen) :]
-            targets = max(len(window.patches) - window.first for window in chosen)
-            batches.append(self.collate(chosen, Shape(length, targets, len(chosen))))
+            asked = [len(window.patches) - window.first for window in chosen]
+            shape = Shape(length, len(chosen), sum(asked), max(asked))
+            batches.append(self.collate(chosen, shape))
         return batches
 
     def _evaluated_spans(self) -> Iterator[tuple[int, tuple[int, int, int]]]:
@@ -671,28 +721,54 @@ class FileSource:
         }
 
 
+def _dealt(
+    counts: npt.NDArray[np.int64], length: int, targets: int
+) -> tuple[int, npt.NDArray[np.int64]]:
+    """How many batches windows of that length are dealt to, those that ask for most first, and how
+    many patches each one that a batch gets asks for at most, one after the other.
+
+    `counts`: how many windows ask for 0, 1, 2 patches and so on. `targets`: what a batch asks for
+    at most, or what one window does, if that is more.
+    """
+    # How many windows ask for at least as much.
+    at_least = counts[::-1].cumsum()
+    windows, most = int(at_least[-1]), len(counts) - 1
+
+    def dealt(rows: int) -> tuple[int, npt.NDArray[np.int64]]:
+        batches = -(-windows // rows)
+        return batches, most - np.searchsorted(at_least, np.arange(0, windows, batches), "right")
+
+    several = range(2, min(windows, targets, _MOST_READ * targets // length) + 1)
+    return dealt(1 + bisect.bisect_right(several, targets, key=lambda rows: dealt(rows)[1].sum()))
+
+
 def _shape_lengths(
     sizes: npt.NDArray[np.int64], asked: npt.NDArray[np.int64], targets: int
 ) -> list[int]:
-    """The lengths of the shapes that windows go into, so that an epoch has the fewest steps.
+    """The lengths of the shapes that windows go into, so that an epoch takes the shortest time.
 
     `sizes`: of each window, in patches. `asked`: how many of them are predicted, of about `targets`
     in a step. A few long windows get a shape of their own, since every row of a batch costs what
     its longest one does.
     """
-    lengths, places = np.unique(sizes, return_inverse=True)
-    counts = np.concatenate([[0], np.cumsum(np.bincount(places))])
-    most = np.zeros(len(lengths), np.int64)
-    np.maximum.at(most, places, asked)
-    # least[k][j]: the steps for the j shortest lengths in k shapes; the last begins at begun[k][j].
+    every = np.unique(sizes)
+    steps = np.log(every / every[-1]) // np.log(_LONGER)
+    lengths = every[np.append(steps[1:] != steps[:-1], True)]
+    # How many windows of each length ask for how many patches.
+    counts = np.zeros((len(lengths) + 1, int(asked.max()) + 1), np.int64)
+    np.add.at(counts, (1 + np.searchsorted(lengths, sizes), asked), 1)
+    counts = counts.cumsum(0)
+    # least[k][j]: the time for the j shortest lengths in k shapes; the last begins at begun[k][j].
     least = np.full((_SHAPES + 1, len(lengths) + 1), np.inf)
     least[:, 0] = 0
     begun = np.zeros(least.shape, np.int64)
     for stop in range(1, len(lengths) + 1):
-        rows = np.maximum(1, targets // np.maximum.accumulate(most[stop - 1 :: -1])[::-1])
-        steps = -(-(counts[stop] - counts[:stop]) // rows)
+        costs = [
+            _time(counts[stop] - counts[start], int(lengths[stop - 1]), targets)
+            for start in range(stop)
+        ]
         for shapes in range(1, _SHAPES + 1):
-            totals = least[shapes - 1, :stop] + steps
+            totals = least[shapes - 1, :stop] + costs
             begun[shapes, stop] = totals.argmin()
             least[shapes, stop] = totals.min()
     totals = least[:, -1]
@@ -703,6 +779,14 @@ def _shape_lengths(
         found.append(int(lengths[stop - 1]))
         stop, shapes = int(begun[shapes, stop]), shapes - 1
     return found[::-1]
+
+
+def _time(counts: npt.NDArray[np.int64], length: int, targets: int) -> float:
+    """What batches of that length take for windows of which so many ask for so much, in patches
+    that are read."""
+    batches, most = _dealt(counts, length, targets)
+    shape = Shape(length, len(most), int(most.sum()), int(most[0]))
+    return batches * (shape.cost + _A_STEP * PREDICTED * targets)
 
 
 def _first_item(entry: Item | Pair) -> Item:
@@ -716,11 +800,14 @@ def _kind(entry: Item | Pair) -> str:
 
 
 def _batch(
-    patches: Patches, targets: npt.NDArray[np.int64], learned: npt.NDArray[np.bool_]
+    patches: Patches,
+    targets: npt.NDArray[np.int64],
+    learned: npt.NDArray[np.bool_],
+    grid: npt.NDArray[np.int64],
 ) -> FileBatch:
     wanted_NS = patches.reshape(-1, patches.shape[2])[targets]
     # Behind a 256 there is nothing but more of them, which need no predicting.
     ended = np.zeros(wanted_NS.shape, bool)
     ended[:, 1:] = wanted_NS[:, :-1] == PAD
     asked = ~ended & learned[:, None]
-    return FileBatch(*(torch.from_numpy(values) for values in (patches, targets, asked)))
+    return FileBatch(*(torch.from_numpy(values) for values in (patches, targets, asked, grid)))

@@ -276,8 +276,8 @@ class _Read:
     def read(self, patches_BPS: Tensor) -> None:
         count = patches_BPS.shape[1]
         read = self.model.read(patches_BPS, self._caches)
-        last_B = torch.arange(1, len(patches_BPS) + 1, device=patches_BPS.device) * count - 1
-        self.conditions = read.at(last_B, per_row=1)
+        rows_B = torch.arange(len(patches_BPS), device=patches_BPS.device)
+        self.conditions = read.at((rows_B + 1) * count - 1, rows_B[:, None])
         self.length += count
         if self._matcher is not None:
             self._matcher.read(patches_BPS)

@@ -3,12 +3,13 @@
 Where an exact program does a conversion, as many pairs can be made as a model can learn: as
 conversions, or each file for itself. They come in blocks, each a function of its number, so a
 batch is a function of the step and a resumed run sees what a straight one would have seen. Batches
-have the shapes of the real ones, so that little more is compiled, and others of a half and a
-quarter of the size, since many of those made are short.
+have the shapes of the real ones, so that little more is compiled, and others of twice and four
+times as many rows, since many of those made are short.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -32,6 +33,8 @@ a batch."""
 _FAR = 1 << 20
 """A block where what is made has become what it stays."""
 
+_Lots = dict[Shape, list[list[Window]]]
+"""The windows of the batches of each shape, of which the last is being filled."""
 MakePairs = Callable[[int, int], Sequence[tuple[bytes, bytes]]]
 """Pairs by number: of the first one and how many, the two files of each."""
 
@@ -60,21 +63,22 @@ class MixedSource:
         self.real, self.conversion, self.share, self.about = real, conversion, share, about
         self._kinds = kinds
         self._make_pairs = make_pairs
-        least = real.shapes[0]
-        smaller = [
-            Shape(max(1, least.length // by), max(1, least.targets // by), by * least.rows)
+        shorter = [
+            Shape(length // by, rows * by, targets, max(1, per_row // by))
+            for length, rows, targets, per_row in real.shortest
             for by in (4, 2)
+            if length >= by
         ]
-        self._shapes = [*smaller, *real.shapes]
+        self._shapes = [*shorter, *real.shapes]
         self._pairs_a_time = max([BLOCK, *(_ROWS * shape.rows for shape in self._shapes)])
         self._block = lru_cache(maxsize=2)(self._made)
         self._batches_a_block = self._count() if share else 1
 
     def _count(self) -> int:
         """How many batches a block gives."""
-        found: dict[Shape, list[Window]] = {shape: [] for shape in self._shapes}
-        self._add(found, _FAR, 0)
-        whole = _whole(found)
+        lots = self._no_lots()
+        self._add(lots, _FAR, 0)
+        whole = _whole(lots)
         if not whole:
             longest = max(shape.length for shape in self._shapes)
             raise UserError(
@@ -100,33 +104,35 @@ class MixedSource:
                 patches = encode_conversion(source, kind, target, wanted, size)
                 yield Window(patches, 2 + -(-len(source) // size))
 
-    def _add(self, found: dict[Shape, list[Window]], block: int, time: int) -> None:
-        """Make pairs, and add them to the smallest shape that each fits into."""
+    def _no_lots(self) -> _Lots:
+        return {shape: [[]] for shape in self._shapes}
+
+    def _add(self, lots: _Lots, block: int, time: int) -> None:
+        """Make pairs, and add each to the last lot of the shape that it costs the least in."""
         for window in self._windows(block, time):
-            length = len(window.patches)
-            for shape, windows in found.items():
-                if length <= shape.length and length - window.first <= shape.targets:
-                    windows.append(window)
-                    break
+            costs = {shape: _cost(window, shape) for shape in lots}
+            shape = min(lots, key=lambda shape: costs[shape])
+            if costs[shape] < math.inf:
+                last = lots[shape][-1]
+                asked = sum(map(_asked, (*last, window)))
+                if len(last) == shape.rows or asked > shape.targets:
+                    lots[shape].append([])
+                lots[shape][-1].append(window)
 
     def _made(self, block: int) -> list[FileBatch]:
         """As many batches as every block has, full ones if possible, in an order of its own."""
         rng = np.random.default_rng((self.real.seed, 2, block))
-        whole: list[FileBatch] = []
-        rest: list[FileBatch] = []
-        made: dict[Shape, list[Window]] = {shape: [] for shape in self._shapes}
+        lots = self._no_lots()
         for time in range(_TIMES):
-            self._add(made, block, time)
-            if _whole(made) >= self._batches_a_block:
+            self._add(lots, block, time)
+            if _whole(lots) >= self._batches_a_block:
                 break
-        for shape, windows in made.items():
-            order = rng.permutation(len(windows))
-            for first in range(0, len(windows), shape.rows):
-                chosen = [windows[place] for place in order[first : first + shape.rows]]
-                batch = self.real.collate(chosen, shape)
-                (whole if len(chosen) == shape.rows else rest).append(batch)
+        whole = [(lot, shape) for shape, of_shape in lots.items() for lot in of_shape[:-1]]
+        rest = [(of_shape[-1], shape) for shape, of_shape in lots.items() if of_shape[-1]]
         found = [whole[place] for place in rng.permutation(len(whole))] + rest
-        return [found[place % len(found)] for place in range(self._batches_a_block)]
+        return [
+            self.real.collate(*found[place % len(found)]) for place in range(self._batches_a_block)
+        ]
 
     def _before(self, step: int) -> int:
         """How many of the batches before this step are made ones."""
@@ -183,6 +189,18 @@ class MixedSource:
         return {**self.real.describe(), "made": {**self.about, "share": self.share}}
 
 
-def _whole(found: dict[Shape, list[Window]]) -> int:
-    """How many full batches there are."""
-    return sum(len(windows) // shape.rows for shape, windows in found.items())
+def _asked(window: Window) -> int:
+    """How many of its patches are predicted."""
+    return len(window.patches) - window.first
+
+
+def _cost(window: Window, shape: Shape) -> float:
+    """How much of a batch's time goes to the part of it that a window takes."""
+    if len(window.patches) > shape.length or _asked(window) > shape.per_row:
+        return math.inf
+    return shape.cost * max(1 / shape.rows, _asked(window) / shape.targets)
+
+
+def _whole(lots: _Lots) -> int:
+    """How many lots are full: all but the last of each shape."""
+    return sum(len(of_shape) - 1 for of_shape in lots.values())

@@ -51,13 +51,13 @@ class Conditions(NamedTuple):
     found_NSE: Tensor | None
     recalled: Recalled | None = None
 
-    def at(self, index: Tensor, per_row: int | None = None) -> Conditions:
+    def at(self, index: Tensor, grid_BR: Tensor | None = None) -> Conditions:
         """Those of some of the patches only; `index` chooses rows, by number or by mask.
 
-        `per_row`: so many of each sequence, in order; quicker, where bytes look up others.
+        `grid_BR`: see `Recalled`.
         """
         found = None if self.found_NSE is None else self.found_NSE[index]
-        recalled = None if self.recalled is None else self.recalled.at(index, per_row)
+        recalled = None if self.recalled is None else self.recalled.at(index, grid_BR)
         return Conditions(self.features_NC[index], self.previous_NS[index], found, recalled)
 
     @staticmethod
@@ -362,14 +362,16 @@ class ByteModel(nn.Module):
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, patches_BPS: Tensor, targets_N: Tensor, per_row: int | None = None) -> Tensor:
+    def forward(
+        self, patches_BPS: Tensor, targets_N: Tensor, grid_BR: Tensor | None = None
+    ) -> Tensor:
         """Teacher-forced logits (N, S, V) of the patches to predict.
 
         `patches_BPS`: int64 tokens 0..256. `targets_N`: flat indexes b * P + p of the
         patches to predict, each p >= 1; choosing only some makes the byte level cheaper.
-        `per_row`: see `Conditions.at`.
+        `grid_BR`: see `Recalled`.
         """
-        conditions = self.read(patches_BPS).at(targets_N - 1, per_row)
+        conditions = self.read(patches_BPS).at(targets_N - 1, grid_BR)
         patches_NS = patches_BPS.flatten(0, 1)[targets_N]
         return self.predict(conditions, patches_NS, self.matches(patches_BPS, targets_N))
 
@@ -430,9 +432,10 @@ class ByteModel(nn.Module):
             count = patches_BPS.shape[1]
             rows_B1 = torch.arange(len(places_BR), device=places_BR.device)[:, None] * count
             index_N = (rows_B1 + places_BR).flatten()
+            grid_BR = torch.arange(len(index_N), device=index_N.device).view_as(places_BR)
             features_NC, patches_NS = features_NC[index_N], patches_NS[index_N]
             if recalled is not None:
-                recalled = recalled.at(index_N, places_BR.shape[1])
+                recalled = recalled.at(index_N, grid_BR)
         return Conditions(features_NC, patches_NS, found, recalled)
 
     def new_caches(self) -> list[KeyValueCache]:

@@ -41,6 +41,9 @@ COUNTERPARTS = 2
 _FEW_QUERIES = 16
 """Of a row, that are looked up at once: a byte's, or a few that were guessed. To prepare so long
 keys and values for them costs more than it saves."""
+_ROW_BY_ROW = ("cpu",)
+"""Devices that look up for one sequence after the other, where not all ask as much; others fill up
+what those ask that ask for less."""
 HEEDED = 6
 """Of how many bytes of a patch they are looked up again: those that were trusted most before."""
 
@@ -50,8 +53,8 @@ class Recalled(NamedTuple):
     (B, H, L, D) and, but for the last time, with bearings behind, (B, H, L, D + R), and of each of
     N predicted patches the sequence, int64 (N,), how many bytes stand before its file,
     int64 (N,), what each head has counted before it, (N, H), and what `Counterparts` says of that,
-    (N, H, R). `mixes_ME`: of `Recall.mixes`, for what is yet to be counted. `per_row`: how many
-    patches each sequence has, if that is known to be the same and they are in order."""
+    (N, H, R). `mixes_ME`: of `Recall.mixes`, for what is yet to be counted. `grid_BR`: which of the
+    N are of each sequence, in their order, N where there are no more, if that is known."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -60,17 +63,22 @@ class Recalled(NamedTuple):
     counts_NH: Tensor
     turns_NHR: Tensor
     mixes_ME: Tensor
-    per_row: int | None = None
+    grid_BR: Tensor | None = None
 
-    def at(self, index: Tensor, per_row: int | None = None) -> Recalled:
+    def at(self, index: Tensor, grid_BR: Tensor | None = None) -> Recalled:
         """Of some of the patches."""
         return self._replace(
             rows_N=self.rows_N[index],
             known_N=self.known_N[index],
             counts_NH=self.counts_NH[index],
             turns_NHR=self.turns_NHR[index],
-            per_row=per_row,
+            grid_BR=grid_BR,
         )
+
+    @property
+    def one_each(self) -> bool:
+        """Whether it is known that each sequence has one patch, in their order."""
+        return self.grid_BR is not None and self.grid_BR.shape == (len(self.rows_N), 1)
 
     @staticmethod
     def beside(several: Sequence[Recalled]) -> Recalled:
@@ -86,7 +94,7 @@ class Recalled(NamedTuple):
         for recalled in several:
             rows.append(recalled.rows_N + first)
             first += len(recalled.keys[0])
-        per_row = {recalled.per_row for recalled in several}
+        one_each = all(recalled.one_each for recalled in several)
         return Recalled(
             tuple(map(together, zip(*(recalled.keys for recalled in several), strict=True))),
             tuple(map(together, zip(*(recalled.values for recalled in several), strict=True))),
@@ -95,7 +103,7 @@ class Recalled(NamedTuple):
             torch.cat([recalled.counts_NH for recalled in several]),
             torch.cat([recalled.turns_NHR for recalled in several]),
             several[0].mixes_ME,
-            per_row.pop() if len(per_row) == 1 else None,
+            torch.cat(rows)[:, None] if one_each else None,
         )
 
 
@@ -338,24 +346,59 @@ class Recall(nn.Module):
     def _found(
         self, queries_NHTD: Tensor, keys_BHLD: Tensor, values_BHLD: Tensor, recalled: Recalled
     ) -> Tensor:
-        rows_N, known_N, per_row = recalled.rows_N, recalled.known_N, recalled.per_row
-        if per_row is None and len(keys_BHLD) == 1:
-            per_row = len(rows_N)
-        if per_row is None:
-            found = queries_NHTD.new_empty(*queries_NHTD.shape[:3], values_BHLD.shape[3])
-            for row in sorted(set(rows_N.tolist())):
-                chosen = (rows_N == row).nonzero()[:, 0]
-                of_row = keys_BHLD[row, None], values_BHLD[row, None], recalled.at(chosen)
-                found[chosen] = self._found(queries_NHTD[chosen], *of_row).to(found.dtype)
-            return found
-        batch, (_, heads, times, width) = len(keys_BHLD), queries_NHTD.shape
-        queries_BHQD = (
-            queries_NHTD.view(batch, per_row, heads, times, width).transpose(1, 2).flatten(2, 3)
-        )
-        known_BQ = known_N.view(batch, per_row).repeat_interleave(times, 1)
+        rows_N, known_N, grid_BR = recalled.rows_N, recalled.known_N, recalled.grid_BR
+        rows, count = len(keys_BHLD), len(rows_N)
+        if rows == 1:
+            grid_BR = torch.arange(count, device=rows_N.device)[None]
+        elif not recalled.one_each and rows_N.device.type in _ROW_BY_ROW:
+            return _found_row_by_row(queries_NHTD, keys_BHLD, values_BHLD, rows_N, known_N)
+        if grid_BR is None:
+            grid_BR = _grid(rows_N, rows)
+        # What is none of them looks up something, and that is left out again.
+        places = grid_BR.flatten()
+        known_BR = F.pad(known_N, (0, 1), value=1)[places].view_as(grid_BR)
+        asked = F.pad(queries_NHTD, (0, 0, 0, 0, 0, 0, 0, 1))[places]
+        queries_BHQD = torch.unflatten(asked, 0, grid_BR.shape).transpose(1, 2).flatten(2, 3)
+        known_BQ = known_BR.repeat_interleave(queries_NHTD.shape[2], 1)
         found_BHQD = _look_up(queries_BHQD, keys_BHLD, values_BHLD, known_BQ)
-        found = found_BHQD.view(batch, heads, per_row, times, -1)
-        return found.transpose(1, 2).flatten(0, 1)
+        found_BHRTD = torch.unflatten(found_BHQD, 2, (grid_BR.shape[1], -1))
+        found = found_BHRTD.transpose(1, 2).flatten(0, 1)
+        return found.new_zeros(count + 1, *found.shape[1:]).index_copy(0, places, found)[:count]
+
+
+def _found_row_by_row(
+    queries_NHTD: Tensor,
+    keys_BHLD: Tensor,
+    values_BHLD: Tensor,
+    rows_N: Tensor,
+    known_N: Tensor,
+) -> Tensor:
+    """Where as much is not asked of every sequence: of each by itself."""
+    order = rows_N.argsort(stable=True)
+    counts = torch.bincount(rows_N, minlength=len(keys_BHLD)).tolist()
+    asked = torch.split(queries_NHTD[order], counts)
+    known = torch.split(known_N[order], counts)
+    found = []
+    # Split, not chosen: the gradient of each would be as large as all of them.
+    for asked_NHTD, keys_1HLD, values_1HLD, known_N in zip(
+        asked, torch.split(keys_BHLD, 1), torch.split(values_BHLD, 1), known, strict=True
+    ):
+        if len(known_N):
+            queries_1HQD = asked_NHTD.transpose(0, 1).flatten(1, 2)[None]
+            known_1Q = known_N.repeat_interleave(asked_NHTD.shape[2])[None]
+            found_HQD = _look_up(queries_1HQD, keys_1HLD, values_1HLD, known_1Q)[0]
+            found.append(torch.unflatten(found_HQD, 1, (len(known_N), -1)).transpose(0, 1))
+    return torch.cat(found)[order.argsort()]
+
+
+def _grid(rows_N: Tensor, rows: int) -> Tensor:
+    """Which of the patches are of each sequence, as `Recalled` has it."""
+    order = rows_N.argsort(stable=True)
+    counts_B = torch.bincount(rows_N, minlength=rows)
+    places_R = torch.arange(int(counts_B.max()), device=rows_N.device)
+    first_B1 = (counts_B.cumsum(0) - counts_B)[:, None]
+    index_BR = (first_B1 + places_R).clamp(max=len(rows_N) - 1)
+    return order[index_BR].where(places_R < counts_B[:, None], len(rows_N))
 
 
 class Counterparts(nn.Module):
@@ -430,7 +473,9 @@ class Counterparts(nn.Module):
         queries = _placed(queries, self.query_place_HR, bearings_BHTR)
         queries = rotate(queries, _pair(turns_BHPR.repeat_interleave(looked_up, 2)))
         queries = (queries * self.scale_H[:, None, None]).to(of_patches.dtype)
-        known_BT = known_BP.repeat_interleave(looked_up, 1)
+        # What only fills a batch stands for nothing.
+        said_BP = runs.tokens_BL[:, ::size] != PAD
+        known_BT = (known_BP * said_BP).repeat_interleave(looked_up, 1)
         found = _look_up(queries, keys_BHLD, bearings_BHLR, known_BT).float()
         # Beside each turn how much it weighs.
         turns = F.pad(_difference(found, bearings_BHTR), (0, 1), value=1.0)
@@ -485,16 +530,16 @@ def _known(patches_BPS: Tensor, start: int, known_B: Tensor) -> Tensor:
 def _look_up(
     queries_BHQD: Tensor, keys_BHLD: Tensor, values_BHLD: Tensor, known_BQ: Tensor
 ) -> Tensor:
-    """Attention to the first `known_BQ` bytes, for each query."""
+    """Attention to the first `known_BQ` bytes, for each query; where none are, whatever."""
     width, wanted = queries_BHQD.shape[3], values_BHLD.shape[3]
     on_cpu = known_BQ.device.type == "cpu"
     if on_cpu:
         # A file that is being written grows, and none of it is known.
-        longest = int(known_BQ.max())
+        longest = max(int(known_BQ.max()), 1)
         keys_BHLD, values_BHLD = keys_BHLD[:, :, :longest], values_BHLD[:, :, :longest]
         if queries_BHQD.shape[2] <= _FEW_QUERIES:
             scores_BHQL = (queries_BHQD @ keys_BHLD.transpose(-2, -1)).float() * width**-0.5
-            unknown_B1QL = ~_mask(keys_BHLD, known_BQ)
+            unknown_B1QL = ~_mask(keys_BHLD, known_BQ.clamp(min=1))
             weights_BHQL = scores_BHQL.masked_fill(unknown_B1QL, -torch.inf).softmax(-1)
             return torch.matmul(weights_BHQL.to(values_BHLD.dtype), values_BHLD)
     # Fused: rows are long here, and the scores of all would be hundreds of megabytes. For that
@@ -506,7 +551,7 @@ def _look_up(
     if on_cpu:
         found = _attended_in_runs(queries, keys, values, known_BQ, width**-0.5)
     else:
-        mask_B1QL = _mask(keys_BHLD, known_BQ)
+        mask_B1QL = _mask(keys_BHLD, known_BQ.clamp(min=1))
         found = F.scaled_dot_product_attention(queries, keys, values, mask_B1QL, scale=width**-0.5)
     return found[..., :wanted]
 
@@ -530,6 +575,8 @@ def _attended_in_runs(
             F.scaled_dot_product_attention(
                 of_run, keys[:, :, :length], values[:, :, :length], scale=scale
             )
+            if length
+            else of_run.new_zeros(*of_run.shape[:3], values.shape[3])
             for of_run, length in zip(queries.split(counts, 2), lengths, strict=True)
         ]
         found.append(torch.cat(runs, 2))

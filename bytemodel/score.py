@@ -82,7 +82,7 @@ def predict_patches(
             chosen = torch.from_numpy(targets[start : start + TARGETS_AT_ONCE]).to(device)
             wanted = tokens[chosen]
             known = None if matches is None else matches[start : start + TARGETS_AT_ONCE]
-            logits = model.predict(conditions.at(chosen - 1, len(chosen)), wanted, known)
+            logits = model.predict(conditions.at(chosen - 1), wanted, known)
             nats_NSV = -logits.float().log_softmax(-1)
             least, expected = nats_NSV.min(-1)
             nats = nats_NSV.gather(-1, wanted[..., None])[..., 0]

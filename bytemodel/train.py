@@ -143,7 +143,7 @@ class Task:
     name of how much is seen a second. `plot`: draws a run folder's `training.png`. `about`: plain
     values for `config.json`. `many_shapes`: whether batches have more than a few shapes, each of
     which would be compiled for a minute or more. Then blocks are compiled by themselves, once for
-    all layers: a third of the time for the first shape, less for others, and steps are no slower.
+    all layers and for shapes of any size, and steps are no slower.
     `dtype`: of the weights in `model.pt`.
     """
 
@@ -562,7 +562,8 @@ def _learner(
         else:
             for module in model.modules():
                 if isinstance(module, Block):
-                    module.compile(dynamic=False)
+                    # But for sizes that turn out to differ.
+                    module.compile(dynamic=None)
     return ranks.learner(model, loss)
 
 

@@ -291,19 +291,40 @@ def test_what_is_counted_in_a_patch_is_what_is_counted_when_it_is_read(recall: R
             assert told == pytest.approx(plain, abs=1e-4)
 
 
-@torch.inference_mode()
-def test_knowing_the_rows_changes_nothing(recall: Recall) -> None:
+@pytest.mark.parametrize("per_row", [(1, 1, 1), (2, 2, 2), (1, 3, 2), (4, 0, 1)])
+@pytest.mark.parametrize("row_by_row", [("cpu",), ()], ids=["row by row", "filled up"])
+def test_each_patch_looks_up_as_it_would_alone(
+    recall: Recall,
+    per_row: tuple[int, ...],
+    row_by_row: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bytemodel.recall._ROW_BY_ROW", row_by_row)
     patches, features = text()
-    index = torch.tensor([1, 4, PATCHES + 2, PATCHES + 5, 2 * PATCHES + 3, 2 * PATCHES + 6])
-    of_rows, counts = behind(recall, patches, features, index)
-    states = torch.randn(6, SIZE, WIDTH)
+    places = [row * PATCHES + 1 + p for row, count in enumerate(per_row) for p in range(count)]
+    of_rows, counts = behind(recall, patches, features, torch.tensor(places))
+    numbers = iter(range(len(places)))
+    of_each = [[next(numbers) for _ in range(count)] for count in per_row]
+    width = max(per_row)
+    grid = torch.tensor([own + [len(places)] * (width - len(own)) for own in of_each])
+    states = torch.randn(len(places), SIZE, WIDTH, requires_grad=True)
     close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
-    told = recall(states, of_rows._replace(per_row=2), counts, 0, None)
-    close(told, recall(states, of_rows, counts, 0, None))
-    # In another order the rows are no longer known.
-    order = torch.tensor([4, 0, 5, 2, 1, 3])
-    swapped = recall(states[order], of_rows.at(order), counts[order], 0, None)
-    close(swapped, tuple(part[order] for part in told))
+    weights = torch.randn(len(places), SIZE, WIDTH)
+
+    def look_up(index: torch.Tensor, grid_BR: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        told = recall(states[index], of_rows.at(index, grid_BR), counts[index], 0, None)
+        (gradient,) = torch.autograd.grad(
+            (told[0] * weights[index]).sum(), states, retain_graph=True
+        )
+        return *told, gradient[index]
+
+    every = torch.arange(len(places))
+    told = look_up(every, grid)
+    alone = [look_up(every[n : n + 1], None) for n in range(len(places))]
+    close(told, tuple(torch.cat(parts) for parts in zip(*alone, strict=True)))
+    # In another order, of which nothing is known.
+    order = torch.randperm(len(places))
+    close(look_up(order, None), tuple(part[order] for part in told))
 
 
 @torch.inference_mode()
