@@ -196,11 +196,11 @@ class Recall(nn.Module):
         gates = F.softplus(_GENTLY * logits.float() + self.gate.bias)
         return gates * (runs.tokens_BL != PAD)[..., None]
 
-    def _shifted(self, queries_NHTD: Tensor, found_NHTR: Tensor) -> Tensor:
-        """Turned on, or back, by as much as what was found is turned by."""
+    def _shift(self, found_NHTR: Tensor) -> Tensor:
+        """The bearings by which each head turns on, or back, for what was found, (N, H, T, R)."""
         cosines, sines = _pair(found_NHTR)
         cosines = cosines.where(self.shifts_H11 != 0, 1.0)
-        return rotate(queries_NHTD, (cosines, sines * self.shifts_H11))
+        return torch.cat((cosines, sines * self.shifts_H11), -1)
 
     def read(
         self,
@@ -334,10 +334,10 @@ class Recall(nn.Module):
         """
         heads = slice(time * HEADS, (time + 1) * HEADS)
         asked_NTI = self.queries[time](self.norms[time](x_NTE))
-        queries = _placed(_heads(asked_NTI), self.query_place_HR[heads], _bearings(counts_NTH))
-        queries = rotate(queries, _pair(recalled.turns_NHR[:, :, None]))
+        bearings_NHTR = _sum(_bearings(counts_NTH), recalled.turns_NHR[:, :, None])
         if found_NHTR is not None:
-            queries = self._shifted(queries, found_NHTR)
+            bearings_NHTR = _sum(bearings_NHTR, self._shift(found_NHTR))
+        queries = _placed(_heads(asked_NTI), self.query_place_HR[heads], bearings_NHTR)
         queries = (queries * self.scale_H[heads, None, None]).to(asked_NTI.dtype)
         found = self._found(queries, recalled.keys[time], recalled.values[time], recalled)
         values, bearings = found.tensor_split([HEAD_WIDTH], -1)
@@ -470,8 +470,8 @@ class Counterparts(nn.Module):
             )
         looked_up = queries.shape[2] // known_BP.shape[1]
 
-        queries = _placed(queries, self.query_place_HR, bearings_BHTR)
-        queries = rotate(queries, _pair(turns_BHPR.repeat_interleave(looked_up, 2)))
+        believed_BHTR = turns_BHPR.repeat_interleave(looked_up, 2)
+        queries = _placed(queries, self.query_place_HR, _sum(bearings_BHTR, believed_BHTR))
         queries = (queries * self.scale_H[:, None, None]).to(of_patches.dtype)
         # What only fills a batch stands for nothing.
         said_BP = runs.tokens_BL[:, ::size] != PAD
@@ -601,9 +601,13 @@ def _bearings(counts_BTH: Tensor) -> Tensor:
 
 def _placed(x_BHTD: Tensor, place_HR: Tensor, bearings_BHTR: Tensor) -> Tensor:
     """Keys or queries turned by what is counted; those of several times have one dimension more."""
-    turned, rest = torch.split(x_BHTD, [TURNED, x_BHTD.shape[-1] - TURNED], -1)
-    placed = rotate(turned + place_HR[..., None, :], _pair(bearings_BHTR))
-    return torch.cat((placed, rest), -1)
+    place_HD = F.pad(place_HR, (0, x_BHTD.shape[-1] - TURNED))
+    return rotate(x_BHTD + place_HD[..., None, :], _pair(bearings_BHTR))
+
+
+def _sum(bearings: Tensor, others: Tensor) -> Tensor:
+    """The bearings of the sum of what two are the bearings of."""
+    return rotate(bearings, _pair(others))
 
 
 def _difference(bearings: Tensor, others: Tensor) -> Tensor:
