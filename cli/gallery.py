@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     "models",
     metavar="[NAME=]CKPT",
     multiple=True,
-    help="Let this checkpoint or run write the files of modality NAME, or cpu; may be given more"
-    " than once. NAME may be left out if it learned one by name. Default: the shipped ones.",
+    help="Let this checkpoint or run write the files of modality NAME, or cpu, or convert them, if"
+    " it learned to; may be given more than once. NAME may be left out if it learned one by name."
+    " Default: the shipped ones.",
 )
 @click.option(
     "-n",
@@ -80,9 +81,9 @@ def gallery(
 ) -> None:
     """Make a page of what models write beside real files.
 
-    Pictures to see, sounds to play, scores, text, and a CPU run to step through by keyboard; with
-    the bits per byte of each file, and how it was made. DIR/index.html needs no network, and
-    DIR/gallery.json has the figures.
+    Pictures to see, sounds to play, scores, text, real tunes converted, and a CPU run to step
+    through by keyboard; with the bits per byte of each file, and how it was made. DIR/index.html
+    needs no network, and DIR/gallery.json has the figures.
 
     Of a modality without a checkpoint, only real files are shown. They are of the set that the
     checkpoint learned from, its held-out side, or of the default set if it is here, or else of
@@ -110,7 +111,7 @@ def gallery(
     Sampling(temperature)  # refuses what is none
     place = pick_device(device)
     settings = halls.Settings(count, seed, temperature, place, pick_dtype(dtype, place))
-    writers = _writers(models, settings)
+    writers, converters = _writers(models, settings)
     for name in (halls.CPU, *names):
         path = halls.writer_of(name)
         if name not in writers and path.is_file():
@@ -123,9 +124,13 @@ def gallery(
             modalities[name] = registry.load(name)
         except UserError as error:
             left_out.append(str(error))
+            continue
+        ships = halls.converter_of(modalities[name])
+        if name not in converters and name in writers and ships is not None:
+            converters[name] = halls.load_writer(ships, ships.name, settings)
     cpu_writer = writers.get(halls.CPU)
     total = sum(
-        halls.samples(modality, writers.get(name), settings)
+        halls.samples(modality, writers.get(name), converters.get(name), settings)
         for name, modality in modalities.items()
     ) + (count if cpu_writer else 0)
     done = 0
@@ -144,7 +149,8 @@ def gallery(
         rooms = []
         for name, modality in modalities.items():
             try:
-                rooms.append(halls.build(modality, writers.get(name), settings, Stages(), tell))
+                who = writers.get(name), converters.get(name)
+                rooms.append(halls.build(modality, *who, settings, Stages(), tell))
             except Broken as error:
                 left_out.append(str(error))
         about = About(
@@ -168,17 +174,23 @@ def _report(output: Path, manifest: dict[str, Any], with_cpu: bool) -> None:
         console.print(f"cpu: {found['exact']:,} of {found['programs']:,} programs exact")
     for room in manifest["rooms"]:
         for kind in room["kinds"]:
-            console.print(f"{room['name']} .{kind['extension']}: {_counts(kind)}")
+            console.print(f"{room['name']} {kind['title']}: {_counts(kind)}")
         for note in room["notes"]:
             console.print(f"  {note}", style=render.QUIET)
     console.print(f"{output / 'index.html'}: open it in a browser")
 
 
-def _writers(models: tuple[str, ...], settings: Settings) -> dict[str, Writer]:
-    """The checkpoints named, by the room they belong to. Raises `UserError`."""
+def _writers(
+    models: tuple[str, ...], settings: Settings
+) -> tuple[dict[str, Writer], dict[str, Writer]]:
+    """The checkpoints named that write, and those that convert, by the room they belong to.
+
+    Raises `UserError`.
+    """
     from media import gallery as halls
 
     writers: dict[str, Writer] = {}
+    converters: dict[str, Writer] = {}
     for text in models:
         name, equals, rest = text.partition("=")
         named = bool(equals) and name in (halls.CPU, *registry.names())
@@ -186,12 +198,13 @@ def _writers(models: tuple[str, ...], settings: Settings) -> dict[str, Writer]:
         writer = halls.load_writer(path, "/".join(path.parts[-2:]), settings)
         if not named:
             name = halls.room_of(path, writer.info)
-        if name in writers:
+        there, do = (converters, "convert") if writer.conversions else (writers, "write")
+        if name in there:
             raise UserError(
-                f"--model: {writers[name].path} and {path} both write {name}; leave one out"
+                f"--model: {there[name].path} and {path} both {do} {name}; leave one out"
             )
-        writers[name] = writer
-    return writers
+        there[name] = writer
+    return writers, converters
 
 
 def _words(

@@ -176,7 +176,7 @@ def _hang(folder: Path, room: Room, shelf: Shelf) -> _ShelfView:
     ):
         for number, exhibit in enumerate(exhibits, 1):
             # Real names may be anything; these are the same in every file system and URL.
-            stem = f"{room.name}/{side}-{number:03d}"
+            stem = f"{room.name}/{f'from-{shelf.source}-' * bool(shelf.source)}{side}-{number:03d}"
             wall.cards.append(_card(folder, stem, exhibit))
     return view
 
@@ -345,11 +345,11 @@ def _bits(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.01 else f"{value:.6f}"
 
 
-def _facts(writer: Writer) -> dict[str, str]:
+def _facts(writer: Writer, name: str = "Checkpoint") -> dict[str, str]:
     """Where a checkpoint comes from, in words; a user's file may say anything, or nothing."""
     info = writer.info
     facts = {
-        "Checkpoint": f"{writer.shown}, {writer.parameters:,} parameters",
+        name: f"{writer.shown}, {writer.parameters:,} parameters",
         "Name of its weights": writer.fingerprint[:16],
     }
     step, seconds = info.get("step"), info.get("seconds")
@@ -378,8 +378,14 @@ def _facts(writer: Writer) -> dict[str, str]:
     return facts
 
 
-def _same_again(writer: Writer, shelf: Shelf, settings: Settings) -> str:
+def _same_again(room: Room, shelf: Shelf, settings: Settings) -> str:
     """The command that writes the first file of a shelf."""
+    writer = room.converter if shelf.source else room.writer
+    assert writer is not None
+    if shelf.source:
+        first = Path(shelf.real[0].name).with_suffix(f".{shelf.source}").name
+        words = ["bgpt", "convert", first, "--to", shelf.extension, "--model", str(writer.path)]
+        return shlex.join([*words, "--modality", room.name])
     words = ["bgpt", "generate", "--model", str(writer.path), "--ext", shelf.extension]
     words += ["--seed", str(settings.seed), "--temperature", f"{settings.temperature:g}"]
     words += ["--dtype", str(writer.dtype).removeprefix("torch.")]
@@ -403,13 +409,16 @@ def _manifest(
             {
                 "name": room.name,
                 "model": _model(room.writer),
+                "converter": _model(room.converter),
                 "notes": list(room.notes),
                 "source": room.source,
                 "licence": room.licence,
                 "side": room.side,
                 "kinds": [
                     {
+                        "title": view.shelf.title,
                         "extension": view.shelf.extension,
+                        "converted_from": view.shelf.source or None,
                         "written": [_row(card) for card in view.written.cards],
                         "real": [_row(card) for card in view.real.cards],
                         "valid": view.shelf.valid,
@@ -452,5 +461,6 @@ def _row(card: Card) -> dict[str, Any]:
         "bits_per_byte": one.bits_per_byte,
         "wrong": one.wrong,
         "mended": one.mended is not None,
+        **({"compared": one.told} if one.told else {}),
     }
     return row if one.seed is None else {**row, "seed": one.seed, "ended": one.ended}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,16 @@ from cli import render
 from cli.group import Failure
 from cli.options import FILE, json_option
 from cpusim.errors import UserError
-from media.notes import MIDI_SUFFIXES, Comparison, Note, Tune, compare, read_tune
+from media.notes import (
+    MIDI_SUFFIXES,
+    Comparison,
+    Note,
+    Tune,
+    compare,
+    in_words,
+    number,
+    read_tune,
+)
 
 _KINDS = (*MIDI_SUFFIXES, ".abc")
 
@@ -56,7 +64,7 @@ def compare_tunes(context: click.Context, found: Path, expected: Path, as_json: 
         result = compare(wanted, read)
         records.append(_record(name, result, read.fault))
         if not as_json:
-            console.print(_sentence(name, result), style=render.WRONG if result.first else "")
+            console.print(f"{name}: {in_words(result)}", style=render.WRONG if result.first else "")
             for line in _lines(result):
                 console.print(line)
             if one is None:
@@ -120,18 +128,6 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _sentence(name: str, result: Comparison) -> str:
-    if result.first is None:
-        return f"{name}: all {result.expected:,} notes are right"
-    first = result.first
-    more = result.found - result.expected
-    count = f", {abs(more):,} too {'many' if more > 0 else 'few'}" if more else ""
-    return (
-        f"{name}: {result.right:,} of {result.expected:,} notes right{count};"
-        f" they part at bar {first.bar}, beat {_number(round(first.beat, 2))}"
-    )
-
-
 def _lines(result: Comparison) -> Iterator[str]:
     if result.first is not None:
         yield f"  {'':<10}{'note':<6}{'pitch':>5}{'onset':>12}{'duration':>12}"
@@ -139,12 +135,8 @@ def _lines(result: Comparison) -> Iterator[str]:
             if note is None:
                 yield f"  {title:<10}no further note"
             else:
-                times = f"{_number(note.onset):>12}{_number(note.duration):>12}"
+                times = f"{number(note.onset):>12}{number(note.duration):>12}"
                 yield f"  {title:<10}{note.name:<6}{note.pitch:>5}{times}"
-
-
-def _number(value: Fraction) -> str:
-    return f"{float(value):.4f}".rstrip("0").rstrip(".")
 
 
 def _record(name: str, result: Comparison, fault: str | None) -> dict[str, Any]:

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 
 from bytemodel import checkpoint, cpu
+from bytemodel.conversion import Extensions, convert_prompts, trained_conversions
 from bytemodel.cpu import ByteModelStepper
 from bytemodel.decoding import prepare
 from bytemodel.generate import Sampling, generate
 from bytemodel.model import ByteModel
-from bytemodel.score import score_file
+from bytemodel.patches import encode_conversion
+from bytemodel.score import predict_patches, score_file
 from cpusim import lockstep, programs
 from cpusim.errors import UserError
 from cpusim.files import read_bytes
 from cpusim.isa import MEMORY_SIZE, STATE_SIZE
 from media import prepared, registry, shipped
-from media.breaches import Verdict, verdict
-from media.modality import Missing, Modality
+from media.breaches import Verdict, blamed, verdict
+from media.modality import Compares, MakesPairs, Missing, Modality
 
 CPU = "cpu"
 """The name of the room that is no modality."""
@@ -40,9 +43,10 @@ Tell = Callable[[], None]
 
 @dataclass(frozen=True)
 class Writer:
-    """A checkpoint that writes files of a modality.
+    """A checkpoint that writes files of a modality, or converts some to others.
 
-    `shown`: its name for people. `model`: made quick at decoding in `dtype`.
+    `shown`: its name for people. `model`: made quick at decoding in `dtype`. `conversions`: those
+    that it learned, if any: then it writes nothing else.
     """
 
     shown: str
@@ -52,6 +56,7 @@ class Writer:
     info: Mapping[str, Any]
     model: ByteModel
     dtype: torch.dtype
+    conversions: Sequence[Extensions] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class Exhibit:
     None without one, and for no bytes. `forms`: other forms to open, by extension. `wrong`: why an
     ordinary program would not open it; None if it would, or if that cannot be told. `mended`: what
     it would open instead, if there is that; `forms` are then of it. Of a written file: `seed`;
-    `ended`: whether the writer ended it, or the limit did.
+    `ended`: whether the writer ended it, or the limit did. Of a converted one: `told`, how it
+    compares with what it should be.
     """
 
     name: str
@@ -74,16 +80,25 @@ class Exhibit:
     mended: bytes | None = None
     seed: int | None = None
     ended: bool = True
+    told: str = ""
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """The files of one extension. `untold`: why it cannot be told which of them are valid."""
+    """The files of one extension. `untold`: why it cannot be told which of them are valid.
+    `source`: of conversions, the extension of the real files that were read; then `written` is
+    what they were converted to, most probably, and `real` what that should be, with the bits per
+    byte that it costs who knows the source."""
 
     extension: str
     written: Sequence[Exhibit]
     real: Sequence[Exhibit]
     untold: str | None = None
+    source: str = ""
+
+    @property
+    def title(self) -> str:
+        return f".{self.source} to .{self.extension}" if self.source else f".{self.extension}"
 
     @property
     def valid(self) -> int | None:
@@ -95,10 +110,11 @@ class Shelf:
 class Room:
     """One modality.
 
-    `note`: why nothing is written, or nothing real is shown, in a line. `source`, `licence`: of
-    the real files. `sample`: whether they are of the small sample that ships. `side`: of the
-    split, on which they stand. `held_out`: whether the writer learned from that set's other side.
-    `attribution`: of a sample, the text that says in full whose it is.
+    `converter`: what made the shelves of conversions. `note`: why nothing is written, or nothing
+    real is shown, in a line. `source`, `licence`: of the real files. `sample`: whether they are of
+    the small sample that ships. `side`: of the split, on which they stand. `held_out`: whether the
+    writer learned from that set's other side. `attribution`: of a sample, the text that says in
+    full whose it is.
     """
 
     name: str
@@ -112,6 +128,7 @@ class Room:
     side: str = ""
     held_out: bool = False
     attribution: str = ""
+    converter: Writer | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,14 @@ class Settings:
 def writer_of(name: str) -> Path:
     """Where a checkpoint for a room lies if it comes with the package."""
     return cpu.SHIPPED if name == CPU else shipped.place_of(name)
+
+
+def converter_of(modality: Modality) -> Path | None:
+    """Where a checkpoint that converts a modality's files lies if it comes with the package."""
+    if not isinstance(modality, MakesPairs):
+        return None
+    path = shipped.place_of_conversion(*modality.pair)
+    return path if path.is_file() else None
 
 
 def room_of(path: Path, info: Mapping[str, Any]) -> str:
@@ -177,22 +202,27 @@ def load_writer(path: Path, shown: str, settings: Settings) -> Writer:
         info=loaded.info,
         model=prepare(loaded.model, settings.dtype),
         dtype=settings.dtype,
+        conversions=trained_conversions(loaded) or (),
     )
 
 
-def samples(modality: Modality, writer: Writer | None, settings: Settings) -> int:
+def samples(
+    modality: Modality, writer: Writer | None, converter: Writer | None, settings: Settings
+) -> int:
     """How many files `build` is going to show at most."""
-    return settings.count * len(modality.extensions) * (1 if writer is None else 2)
+    shelves = len(modality.extensions) * (1 if writer is None else 2)
+    return settings.count * (shelves + (len(converter.conversions) if converter else 0))
 
 
 def build(
     modality: Modality,
     writer: Writer | None,
+    converter: Writer | None,
     settings: Settings,
     stages: prepared.Stages,
     tell: Tell,
 ) -> Room:
-    """Write, choose, score and judge everything in a room."""
+    """Write, choose, convert, score and judge everything in a room."""
     notes = []
     if writer is None:
         notes.append(
@@ -203,14 +233,14 @@ def build(
     real: dict[str, list[Exhibit]] = {extension: [] for extension in modality.extensions}
     source: dict[str, Any] = {}
     try:
-        found = _real_set(modality, writer, stages)
+        found = _real_set(modality, writer or converter, stages)
         side = "test" if found.files("test") else "validation"
         source = {
             "source": found.manifest["source"],
             "licence": found.manifest["licence"],
             "sample": found.kind == "sample",
             "side": side,
-            "held_out": _is_learned(writer, found),
+            "held_out": _is_learned(writer or converter, found),
             "attribution": _attribution(modality) if found.kind == "sample" else "",
         }
         for extension, judge in judges.items():
@@ -227,7 +257,11 @@ def build(
                 written.append(_written(writer, judge, extension, number, settings))
                 tell()
         shelves.append(Shelf(extension, written, real[extension], judge.missing))
-    return Room(modality.name, modality.summary, writer, shelves, notes, **source)
+    for way in converter.conversions if converter else ():
+        if converter is not None and set(way) <= set(modality.extensions):
+            shelves.append(_converted(modality, converter, judges[way[1]], way, real, tell))
+    room = Room(modality.name, modality.summary, writer, shelves, notes, **source)
+    return replace(room, converter=converter)
 
 
 def build_cpu(writer: Writer, settings: Settings, tell: Tell) -> CpuRoom:
@@ -352,6 +386,64 @@ def _written(
     return Exhibit(
         name, extension, made.data, bits_per_byte, forms, wrong, better, seed, made.ended
     )
+
+
+def _converted(
+    modality: Modality,
+    converter: Writer,
+    judge: _Judge,
+    way: Extensions,
+    real: Mapping[str, Sequence[Exhibit]],
+    tell: Tell,
+) -> Shelf:
+    """What becomes of real files, greedily, beside their counterparts; those that are too long for
+    the converter are left out."""
+    (source, target), model, dtype = way, converter.model, converter.dtype
+    size, longest = model.config.patch_size, model.config.max_patches
+    counterparts = {Path(one.name).stem: one for one in real[target]}
+    wanted, prompts = [], []
+    for one in real[source]:
+        other = counterparts.get(Path(one.name).stem)
+        if other is not None:
+            patches = encode_conversion(one.data, source, other.data, target, size)
+            if len(patches) <= longest:
+                first = 2 + -(-len(one.data) // size)
+                found = predict_patches(model, patches, np.arange(first, len(patches)), dtype)
+                bits = float(found.bits.sum(dtype=np.float64)) / max(1, len(other.data))
+                wanted.append(replace(other, bits_per_byte=bits))
+                prompts.append(patches[:first])
+    written = {}
+    for number, made in convert_prompts(model, prompts, dtype=dtype):
+        other = wanted[number]
+        wrong, better, forms = judge(made.data)
+        written[number] = Exhibit(
+            other.name,
+            target,
+            made.data,
+            made.bits_per_byte if made.data else None,
+            forms,
+            wrong,
+            better,
+            ended=made.ended,
+            told=_told(modality, other.data, made.data if better is None else better, target),
+        )
+        tell()
+    made_in_order = [written[number] for number in sorted(written)]
+    return Shelf(target, made_in_order, wanted, judge.missing, source)
+
+
+def _told(modality: Modality, expected: bytes, found: bytes, extension: str) -> str:
+    if isinstance(modality, Compares):
+        with blamed(modality, "compare"):
+            try:
+                return str(modality.compare(expected, found, extension))
+            except Missing:
+                return ""
+    if expected == found:
+        return "every byte is right"
+    alike = zip(expected, found, strict=False)
+    same = next((n for n, (one, other) in enumerate(alike) if one != other), None)
+    return f"they part at byte {min(len(expected), len(found)) if same is None else same:,}"
 
 
 def _bits_per_byte(writer: Writer | None, data: bytes, extension: str) -> float | None:

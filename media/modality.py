@@ -158,6 +158,17 @@ class Mends(Protocol):
 
 
 @runtime_checkable
+class Compares(Protocol):
+    """What a modality may have besides, where there is more to say of two files than whether they
+    are the same."""
+
+    def compare(self, expected: bytes, found: bytes, extension: str) -> str:
+        """How much of a file is as expected, and where it first is not, in a few words. Raises
+        `Missing` where it cannot be told."""
+        ...
+
+
+@runtime_checkable
 class MakesPairs(Protocol):
     """What a modality may have besides, where an exact program converts its files.
 

@@ -23,6 +23,8 @@ from media.notes import (
     LONGEST_DELTA,
     MIDI_SUFFIXES,
     Unreadable,
+    compare,
+    in_words,
     mend_track_length,
     tune_of,
     unwrapped,
@@ -208,6 +210,13 @@ class Music:
             events = _with_lengths_of_texts(track[4:])
             made += _TRACK + len(events).to_bytes(4, "big") + events
         return made if self.judge(made, extension) is None else None
+
+    def compare(self, expected: bytes, found: bytes, extension: str) -> str:
+        try:
+            tunes = tune_of(expected, extension), tune_of(found, extension)
+        except Unreadable:
+            return "its notes cannot be read"
+        return in_words(compare(*tunes))
 
 
 MUSIC = Music()

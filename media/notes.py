@@ -231,5 +231,23 @@ def compare(expected: Tune, found: Tune) -> Comparison:
     return Comparison(right, len(expected.notes), len(found.notes), first)
 
 
+def in_words(result: Comparison) -> str:
+    """How many notes are right, and where the tunes part."""
+    if result.first is None:
+        return f"all {result.expected:,} notes are right"
+    first = result.first
+    more = result.found - result.expected
+    count = f", {abs(more):,} too {'many' if more > 0 else 'few'}" if more else ""
+    return (
+        f"{result.right:,} of {result.expected:,} notes right{count};"
+        f" they part at bar {first.bar}, beat {number(round(first.beat, 2))}"
+    )
+
+
+def number(value: Fraction) -> str:
+    """As a decimal number of up to four digits behind the point."""
+    return f"{float(value):.4f}".rstrip("0").rstrip(".")
+
+
 def _at(notes: Sequence[Note], place: int) -> Note | None:
     return notes[place] if place < len(notes) else None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mido
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +21,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from bytemodel import checkpoint, cpu
+from bytemodel.conversion import convert
+from bytemodel.patches import encode_conversion
+from bytemodel.score import predict_patches
 from cli import gallery_page
 from cpusim.errors import UserError
 from media import gallery, registry
@@ -176,6 +180,58 @@ def test_one_written_file_can_be_made_again_alone(
         words = ["--ext", "txt", "--seed", row["seed"], "-o", tmp_path, "--dtype", "float32"]
         bgpt("generate", "--model", models["text"], *words, "--force")
         assert (tmp_path / "generated-001.txt").read_bytes() == (made / row["file"]).read_bytes()
+
+
+def test_a_model_that_converts_shows_that_beside_what_it_should_have_made(tmp_path: Path) -> None:
+    about = {"kind": "media", "modality": "music", "convert": "abc&mid"}
+    model = random_model(patch_size=16, max_patches=150)
+    checkpoint.save(tmp_path / "both.pt", model, info={"data": about})
+    out = tmp_path / "gallery"
+    words = ["--model", tmp_path / "both.pt", "--dtype", "float32"]
+    report = json.loads(bgpt("gallery", "-o", out, "-n", 1, *words, "--json").stdout)
+    music = room(out, "music")
+    assert music == next(one for one in report["rooms"] if one["name"] == "music")
+    assert music["model"] is None
+    assert music["converter"]["checkpoint"] == str(tmp_path / "both.pt")
+    kinds = {kind["title"]: kind for kind in music["kinds"]}
+    assert list(kinds) == [".abc", ".mid", ".abc to .mid", ".mid to .abc"]
+    for source, target in (("abc", "mid"), ("mid", "abc")):
+        kind = kinds[f".{source} to .{target}"]
+        assert (kind["extension"], kind["converted_from"]) == (target, source)
+        (made,), (real,) = kind["written"], kind["real"]
+        given, wanted = (
+            (out / kinds[f".{extension}"]["real"][0]["file"]).read_bytes()
+            for extension in (source, target)
+        )
+        assert (out / real["file"]).read_bytes() == wanted
+        expected = convert(model, given, source, target)
+        assert (out / made["file"]).read_bytes() == expected.data
+        assert made["bits_per_byte"] == pytest.approx(expected.bits_per_byte, rel=1e-3)
+        patches = encode_conversion(given, source, wanted, target, 16)
+        first = 2 + -(-len(given) // 16)
+        bits = predict_patches(model, patches, np.arange(first, len(patches)), torch.float32).bits
+        assert real["bits_per_byte"] == pytest.approx(bits.sum() / len(wanted), rel=1e-3)
+        assert made["compared"] == "its notes cannot be read"
+    page = (out / "index.html").read_text()
+    assert "Its notes cannot be read" in page
+    assert f"--model {tmp_path / 'both.pt'} --modality music" in page
+    said = refused("gallery", "-o", tmp_path / "x", *words, *words[:2])
+    assert "both convert music; leave one out" in said
+
+
+def test_where_two_files_part_is_told_by_their_modality_or_by_their_bytes() -> None:
+    music = registry.load("music")
+    tune = b"X:1\nL:1/8\nM:2/4\nK:G\nGABc|\n"
+    other = tune.replace(b"B", b"d")
+    assert gallery._told(music, tune, tune, "abc") == "all 4 notes are right"
+    assert gallery._told(music, tune, other, "abc") == (
+        "3 of 4 notes right; they part at bar 1, beat 2"
+    )
+    assert gallery._told(music, midi(), b"MThd", "mid") == "its notes cannot be read"
+    text = registry.load("text")
+    assert gallery._told(text, b"abc", b"abc", "txt") == "every byte is right"
+    assert gallery._told(text, b"abc", b"abd", "txt") == "they part at byte 2"
+    assert gallery._told(text, b"abc", b"ab", "txt") == "they part at byte 2"
 
 
 def test_only_a_gallery_is_replaced_and_only_by_force(made: Path, tmp_path: Path) -> None:
@@ -342,8 +398,15 @@ def hung(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for extension, data in CONTENTS.items()
     ]
+    converted = exhibit("mid", CONTENTS["mid"], told=HOSTILE)
+    shelves.append(Shelf("mid", [converted], [exhibit("mid", CONTENTS["mid"])], source="abc"))
+    what = HOSTILE, HOSTILE
     rooms = [
-        Room("odds", HOSTILE, a_writer(), shelves, [HOSTILE], HOSTILE, HOSTILE, side="test"),
+        Room(
+            *("odds", HOSTILE, a_writer(), shelves, [HOSTILE], *what),
+            side="test",
+            converter=a_writer(),
+        ),
         Room("ends", "nothing", None, [Shelf("txt", [], [], untold=HOSTILE)], ["none yet"]),
     ]
     about = gallery_page.About(["bgpt", HOSTILE], datetime(2026, 3, 4, tzinfo=UTC), 1.5)
