@@ -58,7 +58,7 @@ Part = Literal["train", "test"]
 HELD_OUT = 0.1
 """The share of contents that training never sees."""
 _SHAPES = 8
-"""Batch shapes of each direction at most, each of which is compiled once."""
+"""Batch shapes of each direction at most, each of which a GPU records once."""
 _WORTH = 1.03
 """Fewer shapes are taken where an epoch then takes no more than so many times as long."""
 PREDICTED = 5

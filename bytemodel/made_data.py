@@ -3,8 +3,8 @@
 Where an exact program does a conversion, as many pairs can be made as a model can learn: as
 conversions, or each file for itself. They come in blocks, each a function of its number, so a
 batch is a function of the step and a resumed run sees what a straight one would have seen. Batches
-have the shapes of the real ones, so that little more is compiled, and others of twice and four
-times as many rows, since many of those made are short.
+have the shapes of the real ones, so that there are few, and others of twice and four times as many
+rows, since many of those made are short.
 """
 
 from __future__ import annotations
