@@ -63,9 +63,9 @@ _WORTH = 1.03
 """Fewer shapes are taken where an epoch then takes no more than so many times as long."""
 PREDICTED = 5
 """Patches that are read in the time in which one is predicted, about, in any preset."""
-_MOST_READ = 6
-"""Patches of a batch for each that it may predict, unless one row has more: large tensors take long
-on a CPU, which gets memory anew for each operation on them."""
+_MOST_READ = 3
+"""Patches of a batch for each that it may predict, unless one row has more. What reads much for
+little, as the way back of some conversions, would else get few updates, each of many rows."""
 _A_STEP = 0.1
 """Of the time in which a step's patches are predicted: what a step costs besides."""
 _LONGER = 1.05

@@ -452,6 +452,7 @@ def test_each_kind_is_shown_as_what_it_is_and_a_broken_one_as_bytes(hung: Path) 
         ["roll", "bytes", "roll"],
         ["text", "text", "text"],
         ["picture", "bytes", "picture"],  # in the form that its modality shows it in
+        ["roll", "roll"],  # converted
     ]
     assert "piano roll" in page(hung)
     assert "4 notes from C4 to E♭4" in page(hung)
@@ -536,7 +537,7 @@ def test_pictures_load_sounds_play_and_scores_are_drawn(browser: webdriver.Chrom
         "  a.preload = 'metadata'; a.load()}));"
         "Promise.all([...pictures, ...sounds]).then(done)"
     )
-    assert len(loaded) == 4 + 2 + 2 + 2
+    assert len(loaded) == 4 + 2 + 2 + 2 + 2
     assert all(loaded)
     scores = browser.find_elements(By.CSS_SELECTOR, "figure[data-score] .staff svg")
     assert len(scores) == 2
