@@ -293,6 +293,13 @@ class FileBatch(NamedTuple):
 
     def share(self, rank: int, ranks: int) -> FileBatch:
         """The part of one of several processes."""
+        count = len(self.targets_N)
+        if count < ranks:
+            # A few short files may ask for less than one patch of each: some ask for nothing.
+            targets_N = torch.cat((self.targets_N, self.targets_N[-1:].expand(ranks - count)))
+            asked_NS = torch.nn.functional.pad(self.asked_NS, (0, 0, 0, ranks - count))
+            grid_BR = self.grid_BR.masked_fill(self.grid_BR == count, ranks)
+            return FileBatch(self.patches_BPS, targets_N, asked_NS, grid_BR).share(rank, ranks)
         part, patches_BPS, targets_N = share_targets(self.patches_BPS, self.targets_N, rank, ranks)
         first = int(self.targets_N[part.start]) // self.patches_BPS.shape[1]
         grid_BR = self.grid_BR[first : first + len(patches_BPS)] - part.start
@@ -342,8 +349,7 @@ class _Bucket(NamedTuple):
     ) -> _Bucket:
         """`targets`: predicted in a batch at most, or what one window asks for, if that is more."""
         order = np.argsort(-asked, kind="stable")
-        batches, most = _dealt(np.bincount(asked), length, targets)
-        shape = Shape(length, len(most), int(most.sum()), int(most[0]))
+        batches, shape = _dealt(np.bincount(asked), length, targets)
         return cls(windows[order], asked[order], shape, batches)
 
     def shuffled(self, rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
@@ -721,11 +727,9 @@ class FileSource:
         }
 
 
-def _dealt(
-    counts: npt.NDArray[np.int64], length: int, targets: int
-) -> tuple[int, npt.NDArray[np.int64]]:
-    """How many batches windows of that length are dealt to, those that ask for most first, and how
-    many patches each one that a batch gets asks for at most, one after the other.
+def _dealt(counts: npt.NDArray[np.int64], length: int, targets: int) -> tuple[int, Shape]:
+    """How many batches windows of that length are dealt to, those that ask for most first, and the
+    shape that has room for what each batch may get.
 
     `counts`: how many windows ask for 0, 1, 2 patches and so on. `targets`: what a batch asks for
     at most, or what one window does, if that is more.
@@ -734,12 +738,14 @@ def _dealt(
     at_least = counts[::-1].cumsum()
     windows, most = int(at_least[-1]), len(counts) - 1
 
-    def dealt(rows: int) -> tuple[int, npt.NDArray[np.int64]]:
+    def dealt(rows: int) -> tuple[int, Shape]:
         batches = -(-windows // rows)
-        return batches, most - np.searchsorted(at_least, np.arange(0, windows, batches), "right")
+        firsts = np.arange(0, windows, batches)
+        asked = most - np.searchsorted(at_least, firsts, "right")
+        return batches, Shape(length, len(asked), int(asked.sum()), int(asked[0]))
 
     several = range(2, min(windows, targets, _MOST_READ * targets // length) + 1)
-    return dealt(1 + bisect.bisect_right(several, targets, key=lambda rows: dealt(rows)[1].sum()))
+    return dealt(1 + bisect.bisect_right(several, targets, key=lambda rows: dealt(rows)[1].targets))
 
 
 def _shape_lengths(
@@ -784,8 +790,7 @@ def _shape_lengths(
 def _time(counts: npt.NDArray[np.int64], length: int, targets: int) -> float:
     """What batches of that length take for windows of which so many ask for so much, in patches
     that are read."""
-    batches, most = _dealt(counts, length, targets)
-    shape = Shape(length, len(most), int(most.sum()), int(most[0]))
+    batches, shape = _dealt(counts, length, targets)
     return batches * (shape.cost + _A_STEP * PREDICTED * targets)
 
 
